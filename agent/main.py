@@ -1,0 +1,51 @@
+"""Starts an unmodified Patroni with three additions, all outside its decisions.
+
+1. Its fixed waits are shortened (`waits`), so that a planned switchover is not mostly sleep.
+2. The death of the postmaster wakes its loop at once (`watch`) instead of at the next turn.
+3. The primary writes a heartbeat each second (`heartbeat`), from which every replica's lag is read in milliseconds.
+
+What Patroni decides, and the checks by which it decides, stay its own: see docs/adr/0004.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from patroni.__main__ import Patroni
+from patroni.daemon import abstract_main
+from patroni.postgresql.misc import PostgresqlRole
+
+from agent import waits
+from agent.heartbeat import Heartbeat
+from agent.watch import DeathWatch
+
+
+class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
+    """Patroni's daemon with the agent's two threads beside its loop."""
+
+    def run(self) -> None:
+        """Start the threads, then Patroni's loop; both are daemons and end with the process."""
+        settings = self.config["postgresql"]
+        DeathWatch(settings["data_dir"], self.ha.wakeup).start()
+        database = os.environ.get("WMS_HEARTBEAT_DATABASE", "")
+        if database:
+            Heartbeat(
+                is_primary=lambda: self.postgresql.role == PostgresqlRole.PRIMARY,
+                socket=settings["parameters"]["unix_socket_directories"],
+                port=int(settings["listen"].rpartition(":")[2]),
+                database=database,
+            ).start()
+        super().run()
+
+
+def main() -> None:
+    """Entry point. Exits with 2 when the configuration file is not given or a wait is out of range."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m agent PATRONI.YML")
+    try:
+        waits.shorten(float(os.environ.get("WMS_STOP_POLL_MS", "20")) / 1000)
+    except ValueError as error:
+        print(f"agent: WMS_STOP_POLL_MS: {error}", file=sys.stderr)
+        sys.exit(2)
+    abstract_main(Agent, sys.argv[1])

@@ -1,0 +1,51 @@
+"""Wakes a callback the moment the postmaster dies."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LOOK_S = 0.25
+"""How often to look for a new postmaster while there is none."""
+
+
+def postmaster_pid(data_dir: str) -> int:
+    """First line of postmaster.pid in `data_dir`; 0 when there is none or it is not a number."""
+    try:
+        return int(Path(data_dir, "postmaster.pid").read_text().splitlines()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class DeathWatch(threading.Thread):
+    """Waits on the postmaster's pidfd and calls `wake` when it ends, for one postmaster after another."""
+
+    def __init__(self, data_dir: str, wake: Callable[[], None]) -> None:
+        super().__init__(name="death-watch", daemon=True)
+        self._data_dir = data_dir
+        self._wake = wake
+
+    def run(self) -> None:
+        """Never returns; ends with the process."""
+        while True:
+            pid = postmaster_pid(self._data_dir)
+            if pid > 0 and wait_for_exit(pid):
+                self._wake()
+            time.sleep(LOOK_S)
+
+
+def wait_for_exit(pid: int) -> bool:
+    """Block until process `pid` ends; False at once when there is no such process."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
+    return True

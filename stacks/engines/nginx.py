@@ -1,0 +1,53 @@
+"""nginx: load balancer and gateway. Round robin over the services without affinity, compression, limits, timeouts."""
+
+from __future__ import annotations
+
+import math
+
+from stacks import topology
+from stacks.render import Probe, Process, Site, nothing, template
+from stacks.spec import Platform
+
+HEALTH = "/-/gateway"
+"""Answered by the gateway itself, whatever the services do."""
+
+
+def processes(platform: Platform, site: Site) -> list[Process]:
+    """One nginx per gateway node, unprivileged; every change is a graceful reload (SIGHUP)."""
+    return [
+        Process(
+            node=node.name,
+            name="nginx",
+            # -e: before it has read its file it would log to a folder that is not ours.
+            command=(
+                "/usr/sbin/nginx",
+                "-e",
+                "stderr",
+                "-p",
+                site.folder(node.name, "nginx"),
+                "-c",
+                f"{site.folder(node.name, 'nginx')}/nginx.conf",
+            ),
+            files={
+                "nginx.conf": template(
+                    "nginx.conf.j2",
+                    node=node,
+                    spec=platform,
+                    gateway=platform.gateway,
+                    services=topology.of_role(platform, "app"),
+                    edges=topology.of_role(platform, "edge"),
+                    health=HEALTH,
+                    folder=site.folder(node.name, "nginx"),
+                    certificate=site.certificate(node.name),
+                    ca=site.ca,
+                )
+            },
+            restart_only=nothing,
+            reload_signal="HUP",
+            probe=Probe("http", node.address, platform.gateway.port, HEALTH, tls=True),
+            stop_signal="QUIT",
+            stop_s=math.ceil(platform.timeouts.gateway_s) + 2,
+            rollout="nginx",
+        )
+        for node in topology.of_role(platform, "gateway")
+    ]

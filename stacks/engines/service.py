@@ -1,0 +1,57 @@
+"""The WMS service: stateless processes behind the gateways, told everything by environment variables."""
+
+from __future__ import annotations
+
+import math
+
+from stacks import topology
+from stacks.render import Probe, Process, Site, secret
+from stacks.spec import Platform
+
+LIVE = "/health/live"
+"""Answers while the process works, whatever the database does: a failover must not restart the services."""
+
+READY = "/health/ready"
+"""Whether it can do its work now."""
+
+
+def processes(platform: Platform, site: Site) -> list[Process]:
+    """One process per app node; any change restarts, one after another."""
+    service = platform.service
+    poolers = ",".join(f"{n.address}:{platform.pooler.port}" for n in topology.of_role(platform, "proxy"))
+    return [
+        Process(
+            node=node.name,
+            name="wms",
+            command=(site.python, "-m", "wms.serve"),
+            environment={
+                "PYTHONPATH": site.release,
+                "WMS_INSTANCE": node.name,
+                "WMS_ZONE": node.zone,
+                "WMS_BIND_ADDRESS": node.address,
+                "WMS_BIND_PORT": str(service.port),
+                "WMS_TLS_CERT": site.certificate(node.name),
+                "WMS_TLS_KEY": site.certificate(node.name),
+                "WMS_DB_HOSTS": poolers,
+                "WMS_DB_WRITE_NAME": platform.postgres.database,
+                "WMS_DB_READ_NAME": f"{platform.postgres.database}_read",
+                "WMS_DB_USER": "wms_app",
+                "WMS_DB_PASSWORD": secret("postgres/app"),
+                "WMS_DB_SSLMODE": "verify-ca",
+                "WMS_DB_CA": site.ca,
+                "WMS_DB_WRITE_POOL": str(service.write_pool),
+                "WMS_DB_READ_POOL": str(service.read_pool),
+                # Long enough for a write to ride out a failover; reads have replicas and keep their short default.
+                "WMS_WRITE_DEADLINE_MS": str(round(platform.timeouts.service_s * 1000)),
+                "WMS_MAX_BODY_BYTES": str(platform.gateway.max_body_kb * 1024),
+                "WMS_DRAIN_MS": str(round(service.drain_s * 1000)),
+                "WMS_SHUTDOWN_MS": str(round(service.shutdown_s * 1000)),
+                # The gateway keeps the access log.
+                "WMS_ACCESS_LOG": "errors",
+            },
+            probe=Probe("http", node.address, service.port, LIVE, tls=True),
+            stop_s=math.ceil(service.drain_s + service.shutdown_s) + 2,
+            rollout="wms",
+        )
+        for node in topology.of_role(platform, "app")
+    ]

@@ -1,0 +1,111 @@
+"""What the servers hold once they run: users of the store, shared configuration, database roles and schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pulumi
+
+from stacks import topology
+from stacks.engines import patroni
+from stacks.local import resources
+from stacks.local.vault import Vault
+from stacks.render import Site
+from stacks.spec import Platform
+
+SQL = Path(__file__).resolve().parents[1] / "sql"
+
+
+def store_users(platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> resources.EtcdAuth:
+    """Root and Patroni's user in etcd; from here on nobody reads or writes it without a password."""
+    return resources.EtcdAuth(
+        "etcd-auth",
+        endpoints=[f"https://{m.address}:{platform.etcd.client_port}" for m in topology.of_role(platform, "etcd")],
+        ca=site.ca,
+        root_password=vault.value("etcd/root"),
+        user="patroni",
+        password=vault.value("etcd/patroni"),
+        prefix=f"/{patroni.NAMESPACE}/",
+        opts=pulumi.ResourceOptions(depends_on=needs),
+    )
+
+
+def shared_configuration(
+    platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]
+) -> resources.PatroniConfig:
+    """The configuration all PostgreSQL members share."""
+    return resources.PatroniConfig(
+        "patroni-config",
+        urls=[f"https://{m.address}:{platform.patroni.api_port}" for m in topology.of_role(platform, "postgres")],
+        ca=site.ca,
+        user="patroni",
+        password=vault.value("patroni/rest"),
+        config=patroni.dynamic(platform),
+        opts=pulumi.ResourceOptions(depends_on=needs),
+    )
+
+
+class Database:
+    """Roles, schemas and extensions of the platform's database, made through the proxies' write port."""
+
+    def __init__(self, platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> None:
+        self._platform, self._site, self._vault = platform, site, vault
+        name = platform.postgres.database
+        self.roles: list[pulumi.Resource] = [
+            self._role("rewinder", "postgres/rewind", needs),
+            self._role("pgbouncer", "postgres/pooler", needs),
+            self._role("wms_owner", "postgres/owner", needs),
+            # Its rows are those of the tenant that the transaction names; it owns nothing and bypasses nothing.
+            self._role("wms_app", "postgres/app", needs),
+            self._role("wms_ops", "postgres/ops", needs, member_of=["pg_monitor"]),
+            self._role("exporter", "postgres/exporter", needs, member_of=["pg_monitor"]),
+        ]
+        self.database = resources.Database(
+            name, connection=self._connection("postgres"), name=name, owner="wms_owner", opts=_after(self.roles)
+        )
+        self.ready: list[pulumi.Resource] = [
+            resources.DatabaseExtension(
+                "pg_stat_statements",
+                connection=self._connection(name),
+                name="pg_stat_statements",
+                opts=_after([self.database]),
+            ),
+            self._script("pooler", name, [self.database]),
+            self._script("ops", name, [self.database]),
+            self._script("rewind", "postgres", self.roles),
+        ]
+
+    def _connection(self, dbname: str) -> dict[str, pulumi.Input[object]]:
+        proxies = topology.of_role(self._platform, "proxy")
+        return {
+            "host": ",".join(p.address for p in proxies),
+            "port": self._platform.proxy.write_port,
+            "dbname": dbname,
+            "user": "postgres",
+            "password": self._vault.value("postgres/superuser"),
+            "sslrootcert": self._site.ca,
+        }
+
+    def _role(
+        self, name: str, secret: str, needs: list[pulumi.Resource], member_of: list[str] | None = None
+    ) -> resources.DatabaseRole:
+        return resources.DatabaseRole(
+            f"role/{name}",
+            connection=self._connection("postgres"),
+            name=name,
+            password=self._vault.value(secret),
+            member_of=member_of or [],
+            opts=_after(needs),
+        )
+
+    def _script(self, name: str, dbname: str, needs: list[pulumi.Resource]) -> resources.DatabaseScript:
+        return resources.DatabaseScript(
+            f"sql/{name}",
+            connection=self._connection(dbname),
+            sql=(SQL / f"{name}.sql").read_text(),
+            opts=_after(needs),
+        )
+
+
+def _after(needs: list[pulumi.Resource]) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions(depends_on=needs)

@@ -1,0 +1,194 @@
+"""`make up`, `make down`: the local stack through Pulumi's Automation API, with the checks that belong before it.
+
+It runs the same program as plain `pulumi up` in this folder, on the same state. Only one runs at a time; one that was
+killed is repaired by the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from pulumi import automation
+
+from stacks import engines, spec
+from stacks.local import preflight
+from stacks.local.program import ROOT, main, site_of
+from toolchain.env import process_environment
+from toolchain.errors import ToolchainError
+
+PROJECT = Path(__file__).parent
+
+
+class LifecycleError(RuntimeError):
+    """What is wrong, where, and what to do about it."""
+
+
+def up(stack_name: str, overrides: dict[str, object] | None = None) -> Path:
+    """Make the stack what the spec says, repairing what has been killed or edited; returns its inventory's path.
+
+    `overrides` are kept in the stack's configuration. Raises LifecycleError, SpecError or ToolchainError before
+    anything is touched when it cannot work, and automation.CommandError when Pulumi fails.
+    """
+    with _only_one(stack_name):
+        stack = _stack(stack_name)
+        if overrides is not None:
+            stack.set_config("wms:overrides", automation.ConfigValue(json.dumps(overrides)))
+        _preflight(stack, stack_name)
+        _unlock(stack, stack_name)
+        started = time.monotonic()
+        # Refresh: a process that died or a file that was edited since is found and repaired.
+        result = stack.up(refresh=True, on_event=Progress(sys.stderr).event, suppress_outputs=True, show_secrets=False)
+        changes = {str(kind): count for kind, count in (result.summary.resource_changes or {}).items()}
+        _say(f"up in {time.monotonic() - started:.1f} s: " + ", ".join(f"{n} {kind}" for kind, n in sorted(changes.items())))
+    return inventory_path(stack_name)
+
+
+def down(stack_name: str) -> None:
+    """Stop everything and delete all data of the stack; a stack that is not there is a success."""
+    with _only_one(stack_name):
+        stack = _stack(stack_name)
+        _unlock(stack, stack_name)
+        # The resources know how to remove themselves without the program, so a broken spec cannot prevent a removal.
+        stack.destroy(on_event=Progress(sys.stderr).event, suppress_outputs=True, show_secrets=False)
+        stack.workspace.remove_stack(stack_name)
+    left = Path(os.environ["WMS_HOME"], stack_name)
+    if left.exists() and not any(left.iterdir()):
+        left.rmdir()
+    _say("down: everything stopped, data removed")
+
+
+def inventory_path(stack_name: str) -> Path:
+    """Where the stack leaves its inventory."""
+    return Path(os.environ["WMS_HOME"], stack_name, "inventory.json")
+
+
+class Progress:
+    """One line per resource that changes, as it finishes; a tally at the end."""
+
+    QUIET = frozenset({"same", "read", "refresh"})
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._started = time.monotonic()
+
+    def event(self, event: automation.EngineEvent) -> None:
+        """Called by Pulumi for each engine event."""
+        if event.diagnostic_event and event.diagnostic_event.severity in ("error", "warning"):
+            self._line(event.diagnostic_event.message.strip())
+        done = event.res_outputs_event
+        if done and str(done.metadata.op.value) not in self.QUIET and "pulumi:" not in done.metadata.type:
+            kind, name = done.metadata.type.rpartition(":")[2], done.metadata.urn.rpartition("::")[2]
+            self._line(f"{done.metadata.op.value:8} {kind:18} {name}")
+
+    def _line(self, text: str) -> None:
+        print(f"{time.monotonic() - self._started:6.1f} s  {text}", file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def _only_one(stack_name: str) -> Iterator[None]:
+    """Hold the stack's lock. Raises LifecycleError naming the process that has it."""
+    os.environ.update(process_environment())
+    path = Path(os.environ["WMS_HOME"], f"{stack_name}.lock")
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise LifecycleError(
+                f"another run works on stack {stack_name!r} ({stream.read().strip() or 'unknown process'}); "
+                f"wait for it, or end it, then run this again"
+            ) from None
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} since {time.strftime('%H:%M:%S')}\n")
+        stream.flush()
+        yield
+        stream.truncate(0)
+
+
+def _stack(stack_name: str) -> automation.Stack:
+    return automation.create_or_select_stack(
+        stack_name=stack_name,
+        project_name="wms",
+        program=main,
+        opts=automation.LocalWorkspaceOptions(work_dir=str(PROJECT), env_vars=dict(os.environ)),
+    )
+
+
+def _preflight(stack: automation.Stack, stack_name: str) -> None:
+    config = stack.get_all_config()
+    environment = config["wms:environment"].value if "wms:environment" in config else "local"
+    overrides = json.loads(config["wms:overrides"].value) if "wms:overrides" in config else None
+    platform = spec.load(environment, overrides)
+    home = Path(os.environ["WMS_HOME"], stack_name)
+    processes = engines.processes(platform, site_of(str(home), os.environ["WMS_PYTHON"]))
+    problems = preflight.problems(platform, processes, home)
+    if problems:
+        raise LifecycleError("cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _unlock(stack: automation.Stack, stack_name: str) -> None:
+    """Remove locks and pending creations that killed runs left. Our own lock proves that no such run is alive here."""
+    locks = Path(os.environ["WMS_HOME"], "pulumi", ".pulumi", "locks", "organization", "wms", stack_name)
+    for lock in locks.glob("*.json") if locks.is_dir() else ():
+        holder = json.loads(lock.read_text() or "{}")
+        pid = int(holder.get("pid", 0))
+        if pid and Path(f"/proc/{pid}").exists():
+            raise LifecycleError(f"a plain pulumi run (pid {pid}) works on stack {stack_name!r}; wait for it, or end it")
+        _say(f"removing the lock of a pulumi run that was killed (pid {pid})")
+        lock.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m stacks.local.lifecycle", description=__doc__)
+    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("--stack", default="local", help="name of the Pulumi stack (default: local)")
+    parser.add_argument("--overrides", type=json.loads, help="values laid over the environment's, as JSON")
+    parser.add_argument("--yes", action="store_true", help="down: delete the data without asking")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "up":
+            path = up(options.stack, options.overrides)
+            _say(f"inventory: {path}\nnext: make status")
+        else:
+            if not options.yes and not _confirmed(options.stack):
+                return 1
+            down(options.stack)
+    except (LifecycleError, spec.SpecError, ToolchainError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except automation.CommandError as error:
+        print(f"error: {_cause(error)}\nrun this again to go on from where it stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _cause(error: automation.CommandError) -> str:
+    lines = [line for line in str(error).splitlines() if "error:" in line]
+    return "\n".join(dict.fromkeys(line.strip() for line in lines)) or str(error)
+
+
+def _confirmed(stack_name: str) -> bool:
+    if not sys.stdin.isatty():
+        print("error: this deletes all data of the stack; on a terminal it asks, elsewhere give --yes", file=sys.stderr)
+        return False
+    answer = input(f"Delete stack {stack_name!r} with all its data? Type its name to confirm: ")
+    return answer.strip() == stack_name
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The Pulumi program of the local target: the spec's processes as resources of this machine.
+
+Order of creation: the supervisor, the authority, the code; then each node with its certificate, files and processes;
+then what the servers hold (users of the store, shared configuration, database roles, schemas).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pulumi
+
+from stacks import engines, inventory, spec, topology
+from stacks.local import contents, resources
+from stacks.local.node import NodeComponent
+from stacks.local.vault import Vault
+from stacks.render import Site
+from wmsctl import inventory as contract
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("wms", "agent")
+"""Packages of this repository that the servers run."""
+
+
+def main() -> None:
+    """Declare every resource. Raises SpecError before the first of them when the configuration is wrong."""
+    config = pulumi.Config("wms")
+    platform = spec.load(config.get("environment") or "local", config.get_object("overrides"))
+    home, user, python = _machine()
+    sources = _sources()
+
+    supervisor = resources.Supervisor("supervisor", home=home, user=user, python=python)
+    below = pulumi.ResourceOptions(depends_on=[supervisor])
+    release = resources.Release("release", home=home, user=user, sources=sources, digest=resources.digest(sources), opts=below)
+    site = site_of(home, python)
+    vault = Vault()
+    authority = resources.Authority(
+        "authority",
+        common_name=f"{platform.name} {platform.environment} authority",
+        days=platform.pki.authority_days,
+        renew_before_days=platform.pki.renew_before_days,
+        generation=platform.pki.generation,
+    )
+    bundle = resources.File(
+        "ca.crt", home=home, user=user, path=site.ca, content=authority.bundle_pem, mode="0644", opts=below
+    )
+
+    nodes = {
+        node.name: NodeComponent(node, platform, site, user, vault, authority, [supervisor, release, bundle])
+        for node in topology.nodes(platform)
+    }
+    processes = engines.processes(platform, site)
+
+    def start(*names: str, needs: list[pulumi.Resource] | None = None) -> list[pulumi.Resource]:
+        return [nodes[p.node].add(p, needs) for p in processes if p.name in names]
+
+    store = contents.store_users(platform, site, vault, start("etcd"))
+    # The first node bootstraps the cluster; the others copy it.
+    members = start("patroni", needs=[store])
+    proxies = start("haproxy", "pgbouncer")
+    shared = contents.shared_configuration(platform, site, vault, members)
+    contents.Database(platform, site, vault, [shared, *proxies])
+
+    secrets_path = f"{home}/secrets.json"
+    document = contract.encode(inventory.inventory(platform, site, processes, secrets_path))
+    operator = {"home": home, "user": user, "owner": "operator", "mode": "0600", "opts": below}
+    resources.File("inventory.json", path=f"{home}/inventory.json", content=document, **operator)
+    resources.File("secrets.json", path=secrets_path, content=vault.document(), **operator)
+    pulumi.export("inventory", document)
+    pulumi.export("processes", len(processes))
+
+
+def site_of(home: str, python: str) -> Site:
+    """Where things are on this machine for the stack whose folder is `home`."""
+    return Site(
+        home=home,
+        python=python,
+        release=f"{home}/release/{resources.digest(_sources())}",
+        ca=f"{home}/pki/ca.crt",
+        versitygw=f"{os.environ.get('WMS_VERSITYGW', '/usr/bin')}/versitygw",
+    )
+
+
+def _sources() -> list[str]:
+    return [str(ROOT / name) for name in SOURCES]
+
+
+def _machine() -> tuple[str, str, str]:
+    """(home of this stack, user that servers run as, python that they run with), from the environment.
+
+    Raises RuntimeError when the shell was not prepared.
+    """
+    missing = [name for name in ("WMS_HOME", "WMS_PYTHON") if not os.environ.get(name)]
+    if missing:
+        raise RuntimeError(f'{", ".join(missing)} not set; prepare the shell first: eval "$(make -s env)"')
+    user = os.environ.get("WMS_USER", "wms-platform") if os.geteuid() == 0 else ""
+    return f"{os.environ['WMS_HOME']}/{pulumi.get_stack()}", user, os.environ["WMS_PYTHON"]
+

@@ -1,0 +1,54 @@
+-- What operations need inside the application database: the heartbeat, proofs of writes, and the ledger of acknowledged
+-- writes. Idempotent: run as the superuser on the primary, in the application database, as often as you like.
+
+CREATE SCHEMA IF NOT EXISTS ops;
+REVOKE ALL ON SCHEMA ops FROM PUBLIC;
+
+-- The timeline of the WAL being written now. Unlike pg_control_checkpoint() it is right from the first moment after a promotion.
+CREATE OR REPLACE FUNCTION ops.timeline() RETURNS int
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    SET search_path = pg_catalog
+    AS $$ SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int $$;
+REVOKE ALL ON FUNCTION ops.timeline() FROM PUBLIC;
+
+-- One row that the primary renews each second: its age on a replica is that replica's lag, on any survivor of a disaster the
+-- upper bound of what was lost.
+CREATE TABLE IF NOT EXISTS ops.heartbeat (
+    id  int PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    at  timestamptz NOT NULL,
+    lsn pg_lsn
+) WITH (fillfactor = 50);
+
+-- One row per way in (a proxy, a pooler): each proof of a write replaces the one before, so the table never grows.
+CREATE TABLE IF NOT EXISTS ops.proof (
+    via       text PRIMARY KEY,
+    token     text NOT NULL,
+    operation text NOT NULL DEFAULT '',
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    timeline  int NOT NULL DEFAULT ops.timeline()
+) WITH (fillfactor = 50);
+
+-- One row per acknowledged (or possibly committed) write of a ledger run.
+CREATE TABLE IF NOT EXISTS ops.ledger (
+    run      uuid NOT NULL,
+    writer   int NOT NULL,
+    seq      bigint NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    timeline int NOT NULL DEFAULT ops.timeline(),
+    PRIMARY KEY (run, writer, seq)
+);
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'wms_ops') THEN
+        GRANT USAGE ON SCHEMA ops TO wms_ops;
+        GRANT EXECUTE ON FUNCTION ops.timeline() TO wms_ops;
+        GRANT SELECT ON ops.heartbeat TO wms_ops;
+        GRANT SELECT, INSERT, UPDATE ON ops.proof TO wms_ops;
+        GRANT SELECT, INSERT, DELETE ON ops.ledger TO wms_ops;
+    END IF;
+    -- The exporter is a member of pg_monitor and turns the heartbeat into a metric.
+    GRANT USAGE ON SCHEMA ops TO pg_monitor;
+    GRANT SELECT ON ops.heartbeat TO pg_monitor;
+END
+$$;

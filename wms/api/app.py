@@ -1,0 +1,175 @@
+"""The application: routes mounted per resource, hot ones first, and the tasks that run beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import ASGIApp
+
+from wms import VERSION
+from wms.api import health, movements, openapi, stock
+from wms.api.envelope import Envelope
+from wms.api.operation import Answer, Call, Endpoint, Nothing, Operation, Reply, Services
+from wms.log import FLUSH_INTERVAL_S, RequestLog
+from wms.metrics import Metrics
+from wms.migrations import files
+from wms.readiness import UNSEEN, Check, schema_check
+from wms.settings import Settings
+from wms.store.database import Database, Role, Unavailable
+from wms.store.keys import FORGET_BATCH, ApiKeys, forget_idempotency_keys
+
+_logger = logging.getLogger("wms")
+FORGET_INTERVAL_S = 600.0
+PROBE_TIMEOUT_S = 1.0
+
+
+async def describe(_call: Call[Nothing, Nothing]) -> Reply:
+    """This description."""
+    return Reply(_description())
+
+
+@cache
+def _description() -> bytes:
+    return msgspec.json.encode(openapi.document(OPERATIONS))
+
+
+OPERATIONS: tuple[Operation[Any, Any], ...] = (
+    *stock.OPERATIONS,
+    *movements.OPERATIONS,
+    *health.OPERATIONS,
+    Operation(
+        method="GET",
+        path="/api/v1/openapi.json",
+        name="getDescription",
+        summary="This description",
+        handler=describe,
+        params=Nothing,
+        answers={200: Answer(dict[str, Any], "OpenAPI 3.1.")},
+        public=True,
+    ),
+)
+
+
+def routes(operations: Sequence[Operation[Any, Any]], services: Services) -> list[BaseRoute]:
+    """One mount per resource, in the order of `operations`: a request is compared with a handful of prefixes, not
+    with every route."""
+    mounts: dict[str, list[BaseRoute]] = {}
+    for operation in operations:
+        prefix, rest = resource(operation.path)
+        route = Route(rest, Endpoint(operation, services), methods=[operation.method])
+        mounts.setdefault(prefix, []).append(route)
+    return [
+        # A path that is its resource cannot be mounted: a mount wants something after its prefix.
+        route if prefix == "" else Mount(prefix, app=Router(found, redirect_slashes=False))
+        for prefix, found in mounts.items()
+        for route in (found if prefix == "" else [None])
+    ]
+
+
+def resource(path: str) -> tuple[str, str]:
+    """(mount, rest) of a path template: /api/v1/stock/{sku} → (/api/v1/stock, /{sku})."""
+    parts = path.split("/")
+    depth = 4 if path.startswith("/api/") else 2
+    if len(parts) <= depth:
+        return "", path
+    return "/".join(parts[:depth]), "/" + "/".join(parts[depth:])
+
+
+class Application:
+    """Everything of one process but its server: start, serve through `asgi`, drain, stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        metrics = Metrics(VERSION, settings.instance, settings.zone)
+        database = Database(settings, metrics)
+        metrics.watch_pools(database.stats)
+        self.services = Services(
+            settings=settings,
+            database=database,
+            keys=ApiKeys(database, settings.api_key_ttl_s),
+            metrics=metrics,
+            checks={"database_write": UNSEEN, "database_read": UNSEEN},
+        )
+        self._log = RequestLog(settings.access_log, settings.instance)
+        router = Router(routes(OPERATIONS, self.services), redirect_slashes=False)
+        self._envelope = Envelope(router, self.services, self._log)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def asgi(self) -> ASGIApp:
+        """What a server calls; it expects no lifespan messages."""
+        return self._envelope
+
+    async def start(self) -> None:
+        """Begin connecting and probing; the database may be away."""
+        await self.services.database.open()
+        self._tasks = [
+            asyncio.create_task(self._forever(self._probe("write"), self._settings.probe_interval_s)),
+            asyncio.create_task(self._forever(self._probe("read"), self._settings.probe_interval_s)),
+            asyncio.create_task(self._forever(self._forget, FORGET_INTERVAL_S)),
+            asyncio.create_task(self._forever(self._flush, FLUSH_INTERVAL_S)),
+        ]
+
+    def drain(self) -> None:
+        """From now on readiness says 503 and kept connections are closed with their next answer."""
+        self.services.draining = True
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no request is being answered; False when some still are after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._envelope.in_flight:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the tasks, close the pools, write the last log lines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.services.database.close()
+        self._log.flush()
+
+    async def _forever(self, step: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        while True:
+            try:
+                await step()
+            except Unavailable as error:
+                _logger.warning("background task: %s", error)
+            except Exception:
+                # A background task that ended would go unnoticed until it is missed.
+                _logger.exception("background task failed; it goes on")
+            # Jitter: the processes of a platform start together and should not ask together for ever.
+            await asyncio.sleep(interval_s * (0.9 + 0.2 * random.random()))
+
+    def _probe(self, role: Role) -> Callable[[], Awaitable[None]]:
+        name = f"database_{role}"
+        services = self.services
+
+        async def probe() -> None:
+            try:
+                check = schema_check(await services.database.probe(role, PROBE_TIMEOUT_S), files.latest())
+            except Unavailable as error:
+                check = Check(False, str(error))
+            if check.ok != services.checks[name].ok:
+                _logger.warning("%s is %s %s", name, "back" if check.ok else "away:", check.detail)
+            services.checks[name] = check
+            services.metrics.database_up.labels(role).set(check.ok)
+
+        return probe
+
+    async def _forget(self) -> None:
+        while await forget_idempotency_keys(self.services.database) == FORGET_BATCH:
+            await asyncio.sleep(0.1)
+
+    async def _flush(self) -> None:
+        self._log.flush()

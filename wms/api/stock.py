@@ -1,0 +1,106 @@
+"""Stock: how much of a SKU is where. Read from replicas, so up to the replication lag old."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api.problem import Problem
+from wms.store import stock
+
+Id = Annotated[int, Meta(ge=1, le=2**53 - 1, description="Whole numbers that JavaScript keeps exact.")]
+Code = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class LookupParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of the stock collection."""
+
+    warehouse_id: Id
+    sku: Code
+
+
+class SkuParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One SKU by its code."""
+
+    sku: Code
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """Units on hand at one location."""
+
+    warehouse_id: int
+    sku: str
+    location: str
+    on_hand: int
+    updated_at: datetime
+
+
+class BalanceList(msgspec.Struct, frozen=True):
+    """Balances, by location."""
+
+    data: list[Balance]
+
+
+class WarehouseStock(msgspec.Struct, frozen=True):
+    """Units on hand in one warehouse, over all its locations."""
+
+    warehouse_id: int
+    warehouse: str
+    on_hand: int
+    locations: int
+
+
+class SkuStock(msgspec.Struct, frozen=True):
+    """A SKU and its units on hand, in all and per warehouse."""
+
+    sku: str
+    name: str
+    on_hand: int
+    warehouses: list[WarehouseStock]
+
+
+async def lookup(call: Call[LookupParams, Nothing]) -> Reply:
+    """Balances of one SKU in one warehouse."""
+    asked = call.params
+    found = await stock.lookup(call.services.database, call.tenant_id, asked.warehouse_id, asked.sku)
+    return Reply(
+        BalanceList([Balance(asked.warehouse_id, asked.sku, b.location, b.on_hand, b.updated_at) for b in found])
+    )
+
+
+async def of_sku(call: Call[SkuParams, Nothing]) -> Reply:
+    """One SKU over all warehouses."""
+    sku = call.params.sku
+    found = await stock.totals(call.services.database, call.tenant_id, sku)
+    if found is None:
+        raise Problem(404, "unknown-sku", f"there is no SKU {sku}")
+    warehouses = [WarehouseStock(w.warehouse_id, w.warehouse, w.on_hand, w.locations) for w in found.warehouses]
+    return Reply(SkuStock(sku, found.name, sum(w.on_hand for w in warehouses), warehouses))
+
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/api/v1/stock",
+        name="listStock",
+        summary="Stock of a SKU in a warehouse, by location",
+        description="Active balances only. A SKU or warehouse that does not exist has no balances: the list is empty.",
+        handler=lookup,
+        params=LookupParams,
+        answers={200: Answer(BalanceList, "The balances, by location.")},
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/stock/{sku}",
+        name="getStockOfSku",
+        summary="Stock of a SKU over all warehouses",
+        handler=of_sku,
+        params=SkuParams,
+        answers={200: Answer(SkuStock, "The SKU and its totals; warehouses without a balance are left out.")},
+        problems={404: "The tenant has no such SKU."},
+    ),
+)

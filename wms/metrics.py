@@ -1,0 +1,109 @@
+"""What the service measures of itself, in Prometheus' terms.
+
+Buckets have a boundary exactly at every objective: 0.5 and 1 s for answers (row O1), 0.1 and 0.3 s for statements
+(row O2), so that a ratio "within the objective" is exact and not interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+STATEMENT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
+
+PoolStats = Callable[[], dict[str, dict[str, int]]]
+"""pool name → the numbers psycopg_pool keeps of it."""
+
+
+class Metrics:
+    """All instruments, in a registry of their own."""
+
+    def __init__(self, version: str, instance: str, zone: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Gauge(
+            "wms_build_info", "Always 1; what is running.", ("version", "instance", "zone"), registry=self.registry
+        ).labels(version, instance, zone).set(1)
+        self._requests = Histogram(
+            "wms_http_request_duration_seconds",
+            "Time from the request to the end of its answer.",
+            ("method", "route", "status"),
+            buckets=REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("wms_http_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self._statements = Histogram(
+            "wms_database_statement_duration_seconds",
+            "Time of one attempt of one statement, with the wait for a pooled connection.",
+            ("statement", "pool"),
+            buckets=STATEMENT_BUCKETS,
+            registry=self.registry,
+        )
+        self.database_errors = Counter(
+            "wms_database_errors_total",
+            "Attempts that failed because the database was not there (connection) or not able (transient, timeout).",
+            ("pool", "reason"),
+            registry=self.registry,
+        )
+        for pool in ("write", "read"):
+            for reason in ("connection", "transient", "timeout"):
+                self.database_errors.labels(pool, reason)
+        self.database_up = Gauge(
+            "wms_database_up", "1 when the last probe through this pool succeeded.", ("pool",), registry=self.registry
+        )
+        self.movements = Counter(
+            "wms_stock_movements_total", "Stock movements by kind and outcome.", ("kind", "outcome"), registry=self.registry
+        )
+        self.ready = Gauge("wms_ready", "1 while this process wants traffic.", registry=self.registry)
+        # labels() hashes and locks: the few combinations that occur are kept.
+        self._request_children: dict[tuple[str, str, int], Histogram] = {}
+        self._statement_children: dict[tuple[str, str], Histogram] = {}
+
+    def watch_pools(self, stats: PoolStats) -> None:
+        """Add gauges of the connection pools, read at each scrape."""
+        self.registry.register(_PoolCollector(stats))
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request; `route` is its template, never its path."""
+        key = (method, route, status)
+        child = self._request_children.get(key)
+        if child is None:
+            child = self._request_children[key] = self._requests.labels(method, route, str(status))
+        child.observe(seconds)
+
+    def statement(self, statement: str, pool: str, seconds: float) -> None:
+        """Count one attempt of one statement."""
+        key = (statement, pool)
+        child = self._statement_children.get(key)
+        if child is None:
+            child = self._statement_children[key] = self._statements.labels(statement, pool)
+        child.observe(seconds)
+
+    def render(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class _PoolCollector(Collector):
+    _GAUGES = (
+        ("pool_size", "wms_database_pool_size", "Connections in the pool."),
+        ("pool_available", "wms_database_pool_available", "Idle connections in the pool."),
+        ("pool_max", "wms_database_pool_max", "Most connections the pool may open."),
+        ("requests_waiting", "wms_database_pool_waiting", "Requests waiting for a connection."),
+    )
+
+    def __init__(self, stats: PoolStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        pools = self._stats()
+        for key, name, text in self._GAUGES:
+            family = GaugeMetricFamily(name, text, labels=("pool",))
+            for pool, numbers in pools.items():
+                family.add_metric((pool,), numbers.get(key, 0))
+            yield family

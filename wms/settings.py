@@ -1,0 +1,238 @@
+"""What the service can be told, from environment variables only. Empty counts as not set.
+
+Name (default; allowed) and meaning:
+
+    WMS_INSTANCE            ($WMS_NODE, else the host name)  name of this process in logs, metrics and readiness
+    WMS_ZONE                (default)               zone it runs in
+    WMS_BIND_ADDRESS        (127.0.0.1)             address of its port
+    WMS_BIND_PORT           (8000; 1-65535)         its port
+    WMS_TLS_CERT            ()                      certificate chain of its port, PEM; without it: plain HTTP
+    WMS_TLS_KEY             ()                      its key, PEM; both or neither
+    WMS_DB_HOSTS            (127.0.0.1:6432)        poolers, host[:port], comma-separated, tried in random order
+    WMS_DB_WRITE_NAME       (wms)                   database name for writes
+    WMS_DB_READ_NAME        (wms_read)              database name for reads
+    WMS_DB_USER             (wms_app)               role of the service
+    WMS_DB_PASSWORD         (required)              its password
+    WMS_DB_SSLMODE          (verify-ca; disable, require, verify-ca, verify-full)
+    WMS_DB_CA               (required by verify-*)  CA certificates that sign the poolers' certificates, PEM
+    WMS_DB_CONNECT_TIMEOUT_S (2; 2-30)              for each pooler
+    WMS_DB_WRITE_POOL       (8; 1-200)              most connections for writes
+    WMS_DB_READ_POOL        (8; 1-200)              most connections for reads
+    WMS_READ_DEADLINE_MS    (2000; 100-60000)       a read is answered by then, with 503 if need be
+    WMS_READ_ATTEMPT_MS     (700; 50-60000)         an attempt is given up by then and made again
+    WMS_WRITE_DEADLINE_MS   (5000; 100-60000)       the same for a write
+    WMS_WRITE_ATTEMPT_MS    (3000; 50-60000)
+    WMS_BODY_TIMEOUT_MS     (5000; 100-60000)       a request body has arrived by then
+    WMS_MAX_BODY_BYTES      (65536; 1024-1048576)
+    WMS_API_KEY_TTL_S       (30; 0-300)             how long a looked-up API key is believed
+    WMS_PROBE_INTERVAL_MS   (1000; 100-60000)       how often the database is asked whether it is there
+    WMS_DRAIN_MS            (3000; 0-60000)         from SIGTERM (readiness 503) until no connection is accepted
+    WMS_SHUTDOWN_MS         (10000; 100-120000)     then, at most, until the last answer and the exit
+    WMS_ACCESS_LOG          (all; all, errors, off)
+    WMS_LOG_LEVEL           (info; debug, info, warning, error)
+
+Migrations and sample data (`python -m wms.migrations`, `python -m wms.seed`) use WMS_DB_HOSTS, WMS_DB_WRITE_NAME,
+WMS_DB_SSLMODE, WMS_DB_CA and WMS_DB_CONNECT_TIMEOUT_S, and:
+
+    WMS_OWNER_USER          (wms_owner)             role that owns the schema
+    WMS_OWNER_PASSWORD      (required)
+    WMS_MIGRATE_LOCK_MS     (3000; 100-600000)      longest wait for a lock, so that a migration never queues traffic
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
+
+
+class SettingsError(ValueError):
+    """One line per wrong variable: its name, what was found, what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """How a role reaches the database; `hosts` are (host, port)."""
+
+    hosts: tuple[tuple[str, int], ...]
+    user: str
+    password: str = field(repr=False)
+    sslmode: str
+    ca: Path | None
+    connect_timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The service's own; times in seconds, sizes in bytes."""
+
+    instance: str
+    zone: str
+    bind_address: str
+    bind_port: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    database: DatabaseSettings
+    write_name: str
+    read_name: str
+    write_pool: int
+    read_pool: int
+    read_deadline_s: float
+    read_attempt_s: float
+    write_deadline_s: float
+    write_attempt_s: float
+    body_timeout_s: float
+    max_body_bytes: int
+    api_key_ttl_s: float
+    probe_interval_s: float
+    drain_s: float
+    shutdown_s: float
+    access_log: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerSettings:
+    """What migrations and sample data need."""
+
+    database: DatabaseSettings
+    name: str
+    lock_timeout_ms: int
+
+
+class _Reader:
+    """Reads variables and collects what is wrong, so that one start tells all."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._wrong: list[str] = []
+
+    def wrong(self, name: str, found: str, allowed: str) -> None:
+        self._wrong.append(f"{name}: found {found}, allowed: {allowed}")
+
+    def finish(self) -> None:
+        if self._wrong:
+            raise SettingsError("\n".join(self._wrong))
+
+    def text(self, name: str, default: str) -> str:
+        return self._environment.get(name, "").strip() or default
+
+    def required(self, name: str, what: str) -> str:
+        value = self._environment.get(name, "")
+        if not value:
+            self.wrong(name, "nothing", what)
+        return value
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        if value not in allowed:
+            self.wrong(name, repr(value), ", ".join(allowed))
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.text(name, str(default))
+        number = _integer(value)
+        if number is None or not low <= number <= high:
+            self.wrong(name, repr(value), f"a whole number from {low} to {high}")
+            return default
+        return number
+
+    def seconds(self, name: str, default_ms: int, low_ms: int, high_ms: int) -> float:
+        """A variable in milliseconds, in seconds."""
+        return self.integer(name, default_ms, low_ms, high_ms) / 1000
+
+    def file(self, name: str) -> Path | None:
+        value = self.text(name, "")
+        if not value:
+            return None
+        try:
+            with open(value, "rb"):
+                return Path(value)
+        except OSError as error:
+            self.wrong(name, f"{value!r} ({error.strerror})", "the path of a readable file")
+            return None
+
+    def hosts(self, name: str, default: str) -> tuple[tuple[str, int], ...]:
+        found = []
+        for part in self.text(name, default).split(","):
+            host, _, port = part.strip().partition(":")
+            number = _integer(port or "6432")
+            if not host or number is None or not 1 <= number <= 65535:
+                self.wrong(name, repr(part), "host or host:port, comma-separated, port from 1 to 65535")
+                continue
+            found.append((host, number))
+        return tuple(found)
+
+    def database(self, user: str, password_name: str) -> DatabaseSettings:
+        sslmode = self.choice("WMS_DB_SSLMODE", "verify-ca", SSL_MODES)
+        ca = self.file("WMS_DB_CA")
+        if sslmode.startswith("verify") and not self.text("WMS_DB_CA", ""):
+            self.wrong("WMS_DB_CA", "nothing", f"the path of a CA bundle, since WMS_DB_SSLMODE is {sslmode}")
+        return DatabaseSettings(
+            hosts=self.hosts("WMS_DB_HOSTS", "127.0.0.1:6432"),
+            user=user,
+            password=self.required(password_name, f"the password of the role {user}"),
+            sslmode=sslmode,
+            ca=ca,
+            connect_timeout_s=self.integer("WMS_DB_CONNECT_TIMEOUT_S", 2, 2, 30),
+        )
+
+
+def _integer(text: str) -> int | None:
+    """A plain decimal number, or None: int() would also take '1_0' and '٣'."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """The service's settings. Raises SettingsError naming every wrong variable; no secret is in its text."""
+    read = _Reader(environment)
+    settings = Settings(
+        instance=read.text("WMS_INSTANCE", read.text("WMS_NODE", socket.gethostname())),
+        zone=read.text("WMS_ZONE", "default"),
+        bind_address=read.text("WMS_BIND_ADDRESS", "127.0.0.1"),
+        bind_port=read.integer("WMS_BIND_PORT", 8000, 1, 65535),
+        tls_cert=read.file("WMS_TLS_CERT"),
+        tls_key=read.file("WMS_TLS_KEY"),
+        database=read.database(read.text("WMS_DB_USER", "wms_app"), "WMS_DB_PASSWORD"),
+        write_name=read.text("WMS_DB_WRITE_NAME", "wms"),
+        read_name=read.text("WMS_DB_READ_NAME", "wms_read"),
+        write_pool=read.integer("WMS_DB_WRITE_POOL", 8, 1, 200),
+        read_pool=read.integer("WMS_DB_READ_POOL", 8, 1, 200),
+        read_deadline_s=read.seconds("WMS_READ_DEADLINE_MS", 2000, 100, 60_000),
+        read_attempt_s=read.seconds("WMS_READ_ATTEMPT_MS", 700, 50, 60_000),
+        write_deadline_s=read.seconds("WMS_WRITE_DEADLINE_MS", 5000, 100, 60_000),
+        write_attempt_s=read.seconds("WMS_WRITE_ATTEMPT_MS", 3000, 50, 60_000),
+        body_timeout_s=read.seconds("WMS_BODY_TIMEOUT_MS", 5000, 100, 60_000),
+        max_body_bytes=read.integer("WMS_MAX_BODY_BYTES", 65_536, 1024, 1_048_576),
+        api_key_ttl_s=float(read.integer("WMS_API_KEY_TTL_S", 30, 0, 300)),
+        probe_interval_s=read.seconds("WMS_PROBE_INTERVAL_MS", 1000, 100, 60_000),
+        drain_s=read.seconds("WMS_DRAIN_MS", 3000, 0, 60_000),
+        shutdown_s=read.seconds("WMS_SHUTDOWN_MS", 10_000, 100, 120_000),
+        access_log=read.choice("WMS_ACCESS_LOG", "all", ("all", "errors", "off")),
+        log_level=read.choice("WMS_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+    )
+    set_names = [name for name in ("WMS_TLS_CERT", "WMS_TLS_KEY") if read.text(name, "")]
+    if len(set_names) == 1:
+        read.wrong(set_names[0], "this one alone", "WMS_TLS_CERT and WMS_TLS_KEY together, or neither")
+    for kind in ("read", "write"):
+        attempt, deadline = getattr(settings, f"{kind}_attempt_s"), getattr(settings, f"{kind}_deadline_s")
+        if attempt > deadline:
+            name = f"WMS_{kind.upper()}"
+            read.wrong(f"{name}_ATTEMPT_MS", f"{attempt * 1000:.0f}", f"at most {name}_DEADLINE_MS ({deadline * 1000:.0f})")
+    read.finish()
+    return settings
+
+
+def load_owner(environment: Mapping[str, str]) -> OwnerSettings:
+    """The settings of migrations and sample data. Raises SettingsError as `load` does."""
+    read = _Reader(environment)
+    settings = OwnerSettings(
+        database=read.database(read.text("WMS_OWNER_USER", "wms_owner"), "WMS_OWNER_PASSWORD"),
+        name=read.text("WMS_DB_WRITE_NAME", "wms"),
+        lock_timeout_ms=read.integer("WMS_MIGRATE_LOCK_MS", 3000, 100, 600_000),
+    )
+    read.finish()
+    return settings

@@ -1,0 +1,258 @@
+"""Two pools, one statement per call, every call inside a deadline.
+
+Connections are in autocommit and every statement is a transaction of its own: with PgBouncer in transaction mode a
+call is one round trip and occupies a server for no longer than it runs. Prepared statements are off, since PgBouncer
+1.18 cannot carry them from one server to the next; the functions called keep their plans instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import select
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Literal, TypeVar
+
+import psycopg
+from psycopg import AsyncClientCursor, AsyncConnection, OperationalError
+from psycopg_pool import AsyncConnectionPool
+
+from wms.metrics import Metrics
+from wms.settings import Settings
+from wms.store.conninfo import conninfo
+from wms.store.retry import AttemptTimeout, delay_s, not_migrated, reason
+
+Role = Literal["write", "read"]
+Row = tuple[Any, ...]
+Rows = list[Row]
+T = TypeVar("T")
+_logger = logging.getLogger("wms.store")
+
+CANCEL_GRACE_S = 0.5
+"""How long an overdue statement may take to be cancelled in the server before its connection is dropped."""
+
+
+class Unavailable(Exception):
+    """The database did not answer in time; the call may be repeated after `retry_after_s` seconds."""
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement and the name it has in metrics."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: a call is answered within `deadline_s`, an attempt is given up after `attempt_s`."""
+
+    deadline_s: float
+    attempt_s: float
+
+
+class Database:
+    """Reads go to the read pool (replicas), writes to the write pool (the primary)."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._limits: dict[Role, Limits] = {
+            "read": Limits(settings.read_deadline_s, settings.read_attempt_s),
+            "write": Limits(settings.write_deadline_s, settings.write_attempt_s),
+        }
+        self._pools: dict[Role, AsyncConnectionPool[AsyncConnection[Row]]] = {
+            "write": _pool("write", settings, settings.write_name, settings.write_pool),
+            "read": _pool("read", settings, settings.read_name, settings.read_pool),
+        }
+        self._overdue: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Start connecting, in the background: the service starts without its database."""
+        for pool in self._pools.values():
+            await pool.open(wait=False)
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Close all connections; those still busy after `timeout_s` are dropped."""
+        await asyncio.gather(*(pool.close(timeout=timeout_s) for pool in self._pools.values()))
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Numbers of each pool, for metrics."""
+        return {name: dict(pool.get_stats()) for name, pool in self._pools.items()}
+
+    async def read(self, statement: Statement, parameters: Sequence[object]) -> Rows:
+        """The rows of a statement that changes nothing, from a replica. Raises Unavailable."""
+
+        async def run(connection: AsyncConnection[Row]) -> Rows:
+            return await (await connection.execute(statement.sql, parameters)).fetchall()
+
+        return await self._call("read", statement, run, final=lambda _rows, _attempt: True)
+
+    async def write(
+        self, statement: Statement, parameters: Sequence[object], final: Callable[[Row, int], bool]
+    ) -> tuple[Row, str]:
+        """Run a one-row writing statement on the primary; returns its row and an LSN not before its commit.
+
+        The statement must be safe to repeat (by an idempotency key): when an attempt breaks, nobody knows whether it
+        committed, and it is sent again. `final(row, attempt)` says whether a row is the answer or the statement is to
+        be sent again; attempts count from 0. Raises Unavailable.
+        """
+        # One message of the simple protocol, so one round trip. The LSN is asked for after the COMMIT, and is the
+        # flushed one: a replica reaches it without waiting for anybody else's commit.
+        sql = f"BEGIN; {statement.sql}; COMMIT; SELECT pg_current_wal_flush_lsn()::text"
+
+        async def run(connection: AsyncConnection[Row]) -> tuple[Row, str]:
+            cursor = AsyncClientCursor(connection)
+            await cursor.execute(sql, parameters)
+            found: list[Row | None] = []
+            for _ in range(4):
+                found.append(await cursor.fetchone() if cursor.description else None)
+                cursor.nextset()
+            row, lsn = found[1], found[3]
+            if row is None or lsn is None:
+                raise RuntimeError(f"{statement.name} returned no row")
+            return row, str(lsn[0])
+
+        return await self._call("write", statement, run, final=lambda result, attempt: final(result[0], attempt))
+
+    async def probe(self, role: Role, timeout_s: float) -> int:
+        """The number of the last migration, seen through the pool `role`, without any retry.
+
+        Raises Unavailable after `timeout_s`, or when there is no schema.
+        """
+
+        async def run(connection: AsyncConnection[Row]) -> int:
+            row = await (await connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations")).fetchone()
+            return int(row[0]) if row else 0
+
+        try:
+            return await self._attempt(role, "probe", run, timeout_s)
+        except (psycopg.Error, AttemptTimeout) as error:
+            why = reason(error)
+            if why is not None:
+                self._metrics.database_errors.labels(role, why).inc()
+            raise Unavailable(_text(error), 1) from error
+
+    async def _call(
+        self,
+        role: Role,
+        statement: Statement,
+        run: Callable[[AsyncConnection[Row]], Awaitable[T]],
+        final: Callable[[T, int], bool],
+    ) -> T:
+        limits = self._limits[role]
+        deadline = monotonic() + limits.deadline_s
+        attempt = 0
+        while True:
+            try:
+                timeout_s = min(limits.attempt_s, deadline - monotonic())
+                result = await self._attempt(role, statement.name, run, timeout_s)
+                if final(result, attempt):
+                    return result
+                why, detail = "transient", "an earlier attempt has not ended yet"
+            except (psycopg.Error, AttemptTimeout) as error:
+                if isinstance(error, psycopg.Error) and not_migrated(error):
+                    _logger.error("%s: %s; run: python -m wms.migrations up", statement.name, _text(error))
+                    raise Unavailable("the database schema is older than this service", 5) from error
+                found = reason(error)
+                if found is None:
+                    raise
+                why, detail = found, _text(error)
+            self._metrics.database_errors.labels(role, why).inc()
+            pause = delay_s(attempt, random.random())
+            attempt += 1
+            if monotonic() + pause >= deadline:
+                _logger.warning("%s: given up after %d attempts: %s", statement.name, attempt, detail)
+                raise Unavailable("the database did not answer in time", 1)
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self, role: Role, name: str, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
+    ) -> T:
+        """Run once, and come back after `timeout_s` even when the server hangs: an overdue attempt is cancelled, which
+        may take a while, behind the caller's back. Raises AttemptTimeout, psycopg.Error."""
+        started = monotonic()
+        task = asyncio.create_task(self._borrow(role, run, timeout_s))
+        try:
+            await asyncio.wait((task,), timeout=timeout_s)
+            if task.done():
+                return task.result()
+            raise AttemptTimeout(f"no answer within {timeout_s:.1f} s")
+        finally:
+            self._metrics.statement(name, role, monotonic() - started)
+            if not task.done():
+                reaper = asyncio.create_task(_reap(task))
+                self._overdue.add(reaper)
+                reaper.add_done_callback(self._overdue.discard)
+
+    async def _borrow(
+        self, role: Role, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
+    ) -> T:
+        pool = self._pools[role]
+        deadline = monotonic() + timeout_s
+        while True:
+            connection = await pool.getconn(max(0.001, deadline - monotonic()))
+            try:
+                if _alive(connection):
+                    return await run(connection)
+            finally:
+                # A broken connection is recognised there and replaced, an open transaction rolled back.
+                await pool.putconn(connection)
+
+
+def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[AsyncConnection[Row]]:
+    return AsyncConnectionPool(
+        conninfo(settings.database, database, f"wms-{role}/{settings.instance}"),
+        kwargs={"password": settings.database.password, "autocommit": True, "prepare_threshold": None},
+        name=role,
+        min_size=1,
+        max_size=size,
+        open=False,
+        # Connections move between poolers within minutes after one of them was away.
+        max_lifetime=300.0,
+        max_idle=60.0,
+        # Its delays double up to this: short, so that the next request or probe after an outage connects at once.
+        reconnect_timeout=1.0,
+        num_workers=2,
+    )
+
+
+def _alive(connection: AsyncConnection[Row]) -> bool:
+    """Whether an idle connection still has its other side: a poll of the socket instead of a round trip.
+
+    Nothing is to be read on an idle connection, except the end of it or a notice.
+    """
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    if poller.poll(0):
+        try:
+            connection.pgconn.consume_input()
+            connection.pgconn.is_busy()
+        except OperationalError:
+            # Dead beyond doubt: close it, so that the pool replaces it.
+            connection.pgconn.finish()
+    return not connection.broken and not connection.closed
+
+
+async def _reap(task: asyncio.Task[Any]) -> None:
+    """End an overdue attempt: first by cancelling its statement in the server, then by dropping its connection."""
+    for _ in range(2):
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_GRACE_S)
+        if task.done():
+            break
+    if task.done() and not task.cancelled():
+        task.exception()
+
+
+def _text(error: BaseException) -> str:
+    """The first line of an error, for logs: the following ones may quote a statement."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,54 @@
+"""API keys: who is asking, and the forgetting of old idempotency keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+
+from wms.store.database import Database, Statement
+
+_TENANT = Statement("tenant_of_api_key", "SELECT tenant_of_api_key(%s)")
+_FORGET = Statement("forget_idempotency_keys", "SELECT forget_idempotency_keys(%s)")
+
+UNKNOWN_TTL_S = 2.0
+"""How long an unknown key stays unknown: long enough to shield the database, short enough for a new key."""
+CACHED_KEYS = 10_000
+FORGET_BATCH = 2_000
+
+
+class ApiKeys:
+    """The tenant behind an API key, believed for `ttl_s` seconds; only hashes are kept in memory."""
+
+    def __init__(self, database: Database, ttl_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self._database = database
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[int | None, float]] = OrderedDict()
+
+    async def tenant_of(self, key: str) -> int | None:
+        """The tenant whose key this is, or None. Raises Unavailable when it must be asked for and cannot."""
+        digest = hash_of(key)
+        found = self._known.get(digest)
+        now = self._clock()
+        if found is not None and found[1] > now:
+            return found[0]
+        rows = await self._database.read(_TENANT, (digest,))
+        tenant_id: int | None = rows[0][0]
+        self._known[digest] = (tenant_id, now + (self._ttl_s if tenant_id else min(self._ttl_s, UNKNOWN_TTL_S)))
+        self._known.move_to_end(digest)
+        if len(self._known) > CACHED_KEYS:
+            self._known.popitem(last=False)
+        return tenant_id
+
+
+def hash_of(key: str) -> bytes:
+    """SHA-256 of a key, 32 bytes. Keys are long and random, so a slow hash would add nothing."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+async def forget_idempotency_keys(database: Database) -> int:
+    """Delete a batch of idempotency keys older than 24 h; returns how many. Raises Unavailable."""
+    row, _lsn = await database.write(_FORGET, (FORGET_BATCH,), final=lambda _row, _attempt: True)
+    return int(row[0])

@@ -1,0 +1,1 @@
+"""Failover: planned switchover, promotion after a loss, rejoin, and the history of them."""

@@ -1,0 +1,113 @@
+"""Applies a rejoin plan: power on, rebuild when asked or needed, wait until the member counts again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from wmsctl.clients.patroni import Answer, MemberStatus
+from wmsctl.deadline import Deadline, wait_until
+from wmsctl.errors import Failed, Unknown
+from wmsctl.failover.plan import RejoinPlan
+from wmsctl.failover.steps import Steps
+
+POLL_S = 0.25
+BROKEN_S = 10.0
+"""A member that reports a failed start for this long does not come back by itself (Patroni tries pg_rewind at once)."""
+
+AGENT_S = 30.0
+
+
+class Rejoinable(Protocol):
+    """What the steps need of the platform; `world.World` is the real one."""
+
+    def power_on(self, node: str, deadline: Deadline) -> tuple[str, ...]: ...
+    def member(self, node: str) -> MemberStatus | None: ...
+    def reinitialize(self, node: str) -> Answer: ...
+    def streaming(self, leader: str) -> frozenset[str]: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class NeedsRebuild(Failed):
+    """The member cannot follow with the data that it has."""
+
+
+@dataclass
+class Outcome:
+    powered_on: bool = False
+    rebuilt: bool = False
+    timeline: int | None = None
+    streaming_ms: float | None = None
+    """From the first step to streaming and counted for commits."""
+
+
+def apply(
+    plan: RejoinPlan,
+    world: Rejoinable,
+    steps: Steps,
+    outcome: Outcome,
+    *,
+    deadline: Deadline,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run the steps and fill in `outcome`.
+
+    Raises NeedsRebuild when the member's PostgreSQL does not start with its data, Unknown when it does not stream by the
+    deadline. Each step may be run again.
+    """
+    started = clock()
+    if plan.power_on:
+        with steps.step("power-on", f"powering on {plan.node}", node=plan.node) as facts:
+            facts["programs"] = world.power_on(plan.node, deadline.within(AGENT_S))
+            outcome.powered_on = True
+    if plan.rebuild:
+        rebuild(plan, world, steps, outcome, deadline=deadline)
+    with steps.step("await-streaming", f"waiting until {plan.node} streams from {plan.leader}") as facts:
+        status = _await(plan, world, deadline, clock)
+        outcome.timeline = facts["timeline"] = status.timeline
+        outcome.streaming_ms = facts["ms"] = round((clock() - started) * 1000, 1)
+
+
+def rebuild(
+    plan: RejoinPlan, world: Rejoinable, steps: Steps, outcome: Outcome, *, deadline: Deadline
+) -> None:
+    """Have Patroni throw the member's data away and copy the leader's. Raises Failed when it declines."""
+    with steps.step("rebuild", f"rebuilding {plan.node} from {plan.leader}", node=plan.node):
+        wait_until(
+            lambda: world.member(plan.node),
+            deadline.within(AGENT_S),
+            POLL_S,
+            f"the agent on {plan.node}",
+            error=Failed,
+            hint=f"see its log, and: wmsctl node power-on {plan.node}",
+            sleep=world.sleep,
+        )
+        answer = world.reinitialize(plan.node)
+        if not answer.accepted:
+            raise Failed(f"Patroni does not rebuild {plan.node}: {answer.text}", hint="see: wmsctl status")
+        outcome.rebuilt = True
+
+
+def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]) -> MemberStatus:
+    broken_since: float | None = None
+    while True:
+        status = world.member(plan.node)
+        if status and status.timeline == plan.timeline and plan.node in world.streaming(plan.leader):
+            return status
+        broken = status is not None and (status.state == "crashed" or status.state.endswith("failed"))
+        broken_since = (broken_since if broken_since is not None else clock()) if broken else None
+        if broken_since is not None and clock() - broken_since >= BROKEN_S:
+            assert status is not None
+            raise NeedsRebuild(
+                f"PostgreSQL on {plan.node} does not start with its data ({status.state})",
+                hint=f"discard that data and copy it anew: wmsctl failover rejoin {plan.node} --rebuild",
+            )
+        if deadline.expired:
+            state = "its agent does not answer" if status is None else f"PostgreSQL is {status.state}"
+            raise Unknown(
+                f"{plan.node} does not stream from {plan.leader} yet ({state})",
+                hint=f"watch it (wmsctl status --watch); a hopeless one: wmsctl failover rejoin {plan.node} --rebuild",
+            )
+        world.sleep(POLL_S)

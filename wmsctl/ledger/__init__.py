@@ -1,0 +1,1 @@
+"""The ledger: a record of acknowledged writes, and whether each of them is still there."""
