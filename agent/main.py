@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 
 from patroni.__main__ import Patroni
 from patroni.daemon import abstract_main
@@ -27,6 +29,9 @@ class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
     def run(self) -> None:
         """Start the threads, then Patroni's loop; both are daemons and end with the process."""
         settings = self.config["postgresql"]
+        if not Path(settings["data_dir"], "PG_VERSION").exists():
+            # Only before a member's very first start: whoever comes first makes the cluster.
+            time.sleep(float(os.environ.get("WMS_BOOTSTRAP_DELAY_S", "0")))
         DeathWatch(settings["data_dir"], self.ha.wakeup).start()
         database = os.environ.get("WMS_HEARTBEAT_DATABASE", "")
         if database:

@@ -45,12 +45,24 @@ TABLES = (
         (("database", "database"), ("user", "user")),
         (
             Column("cl_active", "pools_client_active_connections", "gauge", "Clients linked to a server."),
-            Column("cl_waiting", "pools_client_waiting_connections", "gauge", "Clients waiting for a server."),
+            Column(
+                "cl_waiting", "pools_client_waiting_connections", "gauge", "Clients waiting for a server."
+            ),
             Column("sv_active", "pools_server_active_connections", "gauge", "Servers linked to a client."),
             Column("sv_idle", "pools_server_idle_connections", "gauge", "Servers ready for a client."),
-            Column("sv_used", "pools_server_used_connections", "gauge", "Servers to be checked before their next use."),
+            Column(
+                "sv_used",
+                "pools_server_used_connections",
+                "gauge",
+                "Servers to be checked before their next use.",
+            ),
             Column("sv_login", "pools_server_login_connections", "gauge", "Servers logging in."),
-            Column("maxwait", "pools_client_maxwait_seconds", "gauge", "How long the first in the queue has waited."),
+            Column(
+                "maxwait",
+                "pools_client_maxwait_seconds",
+                "gauge",
+                "How long the first in the queue has waited.",
+            ),
         ),
     ),
     Table(
@@ -60,7 +72,11 @@ TABLES = (
             Column("total_query_count", "stats_queries_pooled_total", "counter", "Queries."),
             Column("total_xact_count", "stats_sql_transactions_pooled_total", "counter", "Transactions."),
             Column(
-                "total_query_time", "stats_queries_duration_seconds_total", "counter", "Time in queries.", MICROSECONDS
+                "total_query_time",
+                "stats_queries_duration_seconds_total",
+                "counter",
+                "Time in queries.",
+                MICROSECONDS,
             ),
             Column(
                 "total_xact_time",
@@ -70,7 +86,11 @@ TABLES = (
                 MICROSECONDS,
             ),
             Column(
-                "total_wait_time", "stats_client_wait_seconds_total", "counter", "Time waiting for a server.", MICROSECONDS
+                "total_wait_time",
+                "stats_client_wait_seconds_total",
+                "counter",
+                "Time waiting for a server.",
+                MICROSECONDS,
             ),
             Column("total_received", "stats_received_bytes_total", "counter", "Bytes from clients."),
             Column("total_sent", "stats_sent_bytes_total", "counter", "Bytes to clients."),
@@ -131,7 +151,7 @@ class Console:
     @staticmethod
     def _ask(connection: psycopg.Connection[dict[str, Any]]) -> list[tuple[Table, list[dict[str, Any]]]]:
         # The console speaks the simple protocol only, which is what psycopg uses without parameters.
-        return [(table, connection.execute(f"SHOW {table.command}").fetchall()) for table in TABLES]  # type: ignore[call-overload]
+        return [(table, connection.execute(f"SHOW {table.command}").fetchall()) for table in TABLES]
 
 
 def page(console: Console) -> str:
@@ -143,7 +163,11 @@ def page(console: Console) -> str:
         # Its type only: a message may quote the connection's parameters.
         print(f"pooler_metrics: cannot ask the pooler: {type(error).__name__}", file=sys.stderr, flush=True)
         lines, up = [], 0
-    head = ["# HELP pgbouncer_up 1 when the pooler could be asked.", "# TYPE pgbouncer_up gauge", f"pgbouncer_up {up}"]
+    head = [
+        "# HELP pgbouncer_up 1 when the pooler could be asked.",
+        "# TYPE pgbouncer_up gauge",
+        f"pgbouncer_up {up}",
+    ]
     return "\n".join([*head, *lines]) + "\n"
 
 
@@ -153,7 +177,7 @@ def handler(console: Console) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
 
-        def do_GET(self) -> None:  # noqa: N802 - the name is the base class's
+        def do_GET(self) -> None:
             if self.path not in ("/", "/metrics"):
                 self.send_error(404)
                 return
@@ -172,7 +196,15 @@ def handler(console: Console) -> type[BaseHTTPRequestHandler]:
 
 def main(environment: Mapping[str, str]) -> int:
     """Serve until killed. Returns 2 when a variable is missing."""
-    names = ("LISTEN_ADDRESS", "LISTEN_PORT", "POOLER_ADDRESS", "POOLER_PORT", "POOLER_USER", "POOLER_PASSWORD", "POOLER_CA")
+    names = (
+        "LISTEN_ADDRESS",
+        "LISTEN_PORT",
+        "POOLER_ADDRESS",
+        "POOLER_PORT",
+        "POOLER_USER",
+        "POOLER_PASSWORD",
+        "POOLER_CA",
+    )
     missing = [f"WMS_{name}" for name in names if not environment.get(f"WMS_{name}")]
     if missing:
         print(f"pooler_metrics: not set: {', '.join(missing)}", file=sys.stderr)

@@ -15,12 +15,13 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "topology.md"
 
 def topology_page(platform: Platform) -> str:
     """The page: nodes, Redis shards, the ladder of timeouts, and both connection budgets."""
+    gateway, t = platform.gateway, platform.timeouts
+    source = f"Generated from the spec of the `{platform.environment}` environment by `python -m stacks.docs`"
     return "\n".join(
         [
             "# Topology, timeouts and connection budgets",
             "",
-            f"Generated from the spec of the `{platform.environment}` environment by `python -m stacks.docs`; edit `stacks/spec.py` "
-            "or `stacks/environments/`, not this file.",
+            f"{source}; edit `stacks/spec.py` or `stacks/environments/`, not this file.",
             "",
             "## Nodes",
             "",
@@ -41,15 +42,18 @@ def topology_page(platform: Platform) -> str:
                 [(f"`{key}`", f"{seconds:g}", who) for key, seconds, who in rules.timeout_ladder(platform)],
             ),
             "",
-            f"A gateway sends a failed request to another service only within the first {platform.gateway.retry_s:g} s, so that "
-            f"a second attempt still ends before the edge gives up "
-            f"({platform.timeouts.gateway_s:g} + {platform.gateway.retry_s:g} ≤ {platform.timeouts.edge_s:g} s).",
+            f"A gateway sends a failed request to another service only within the first {gateway.retry_s:g} s, so that the",
+            f"second attempt ends before the edge gives up ({t.gateway_s:g} + {gateway.retry_s:g} ≤ {t.edge_s:g} s).",
             "",
             "## Connections to one PostgreSQL member",
             "",
             "Worst case: every pool is full and, all other members being lost, ends at this one.",
             "",
-            *_budget(rules.connection_budget(platform), "postgres.max_connections", platform.postgres.max_connections),
+            *_budget(
+                rules.connection_budget(platform),
+                "postgres.max_connections",
+                platform.postgres.max_connections,
+            ),
             "",
             "## Connections to one PgBouncer",
             "",
@@ -67,7 +71,7 @@ def topology_page(platform: Platform) -> str:
 
 def _nodes(platform: Platform) -> Iterable[Sequence[str]]:
     # Where things are does not matter here: only names are shown.
-    site = Site(home="", python="", release="", ca="")
+    site = Site(home="", python="", service="", agent="", ca="")
     processes = engines.processes(platform, site)
     listeners = rules.listeners(platform)
     for node in topology.nodes(platform):
@@ -88,7 +92,9 @@ def _budget(parts: Sequence[tuple[str, int]], key: str, limit: int) -> list[str]
     total = sum(count for _, count in parts)
     rows = [(who, str(count)) for who, count in parts]
     share = math.ceil(100 * total / limit)
-    return _table(("who", "connections"), [*rows, ("**sum**", f"**{total}** of {limit} (`{key}`), {share} %")])
+    return _table(
+        ("who", "connections"), [*rows, ("**sum**", f"**{total}** of {limit} (`{key}`), {share} %")]
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

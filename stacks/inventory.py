@@ -17,7 +17,7 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
     for process in engines.processes(p, site):
         processes.setdefault(process.node, []).append(process.name)
     return Inventory(
-        version=contract.VERSION,
+        version="wms.inventory/v1",
         platform=p.name,
         environment=p.environment,
         target="local",
@@ -36,7 +36,8 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
         postgres=_postgres(p),
         pools=contract.Pools(
             poolers=tuple(
-                contract.Pooler(node=n.name, address=n.address, port=p.pooler.port) for n in topology.of_role(p, "proxy")
+                contract.Pooler(node=n.name, address=n.address, port=p.pooler.port)
+                for n in topology.of_role(p, "proxy")
             ),
             admin=Login(user=pgbouncer.ADMIN, secret="pgbouncer/admin"),
             write_database=p.postgres.database,
@@ -108,7 +109,10 @@ def _postgres(p: Platform) -> contract.Postgres:
     )
 
 
-def _endpoints(p: Platform, role: str, port: int, *, tls: bool = False, path: str = "") -> tuple[Endpoint, ...]:
+def _endpoints(
+    p: Platform, role: str, port: int, *, tls: bool = False, path: str = ""
+) -> tuple[Endpoint, ...]:
     return tuple(
-        Endpoint(node=n.name, address=n.address, port=port, tls=tls, path=path) for n in topology.of_role(p, role)
+        Endpoint(node=n.name, address=n.address, port=port, tls=tls, path=path)
+        for n in topology.of_role(p, role)
     )

@@ -28,8 +28,10 @@ class Site:
     """Folder of the stack."""
     python: str
     """Interpreter with the locked dependencies."""
-    release: str
-    """Folder with the code that servers run (PYTHONPATH)."""
+    service: str
+    """Folder that holds the package `wms` (PYTHONPATH)."""
+    agent: str
+    """Folder that holds the package `agent` (PYTHONPATH); apart, so that a new service restarts no database."""
     ca: str
     """CA bundle, PEM."""
     clients: tuple[str, ...] = ("127.0.0.0/8",)

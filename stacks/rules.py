@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _ports_do_not_overlap(platform: Platform) -> Iterator[str]:
 
 def _ladder_descends(platform: Platform) -> Iterator[str]:
     rungs = timeout_ladder(platform)
-    for (outer, longer, _), (inner, shorter, _) in zip(rungs, rungs[1:], strict=False):
+    for (outer, longer, _), (inner, shorter, _) in pairwise(rungs):
         if shorter >= longer:
             yield f"{inner}: found {shorter:g}; allowed: less than {outer} ({longer:g}), or the outer one gives up first"
 

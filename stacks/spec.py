@@ -37,7 +37,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of every part of the spec: immutable, and an unknown key is an error."""
 
 
-class Etcd(Section):
+class Etcd(Section, frozen=True):
     members: Literal[1, 3, 5] = 3
     client_port: Port = 2379
     peer_port: Port = 2380
@@ -47,7 +47,7 @@ class Etcd(Section):
     quota_mb: Megabytes = 256
 
 
-class Patroni(Section):
+class Patroni(Section, frozen=True):
     api_port: Port = 8008
     ttl_s: Annotated[int, Meta(ge=20, le=300)] = 20
     """Life of the leader's lease; 20 is Patroni's floor."""
@@ -62,14 +62,14 @@ class Patroni(Section):
     """How often the agent looks whether PostgreSQL has stopped (upstream: 1000)."""
 
 
-class ReplicaRole(Section):
+class ReplicaRole(Section, frozen=True):
     """A kind of read traffic with a port of its own and a replica that serves it first (row D3)."""
 
     name: Name
     port: Port
 
 
-class Postgres(Section):
+class Postgres(Section, frozen=True):
     version: Literal[15] = 15
     port: Port = 5432
     database: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "wms"
@@ -100,7 +100,7 @@ class Postgres(Section):
     """Further PostgreSQL parameters, by name."""
 
 
-class Proxy(Section):
+class Proxy(Section, frozen=True):
     """HAProxy."""
 
     count: Annotated[int, Meta(ge=1, le=8)] = 2
@@ -115,7 +115,7 @@ class Proxy(Section):
     max_connections: Positive = 4000
 
 
-class Pooler(Section):
+class Pooler(Section, frozen=True):
     """PgBouncer; one beside each HAProxy."""
 
     port: Port = 6432
@@ -131,7 +131,7 @@ class Pooler(Section):
     """After a failed server login (default 15 s, which would dominate a failover)."""
 
 
-class Redis(Section):
+class Redis(Section, frozen=True):
     """Redis Cluster: cache, sessions, and the streams that carry events."""
 
     masters: Annotated[int, Meta(ge=3, le=32)] = 3
@@ -149,7 +149,7 @@ class Redis(Section):
     max_clients: Annotated[int, Meta(ge=64, le=10000)] = 1000
 
 
-class Storage(Section):
+class Storage(Section, frozen=True):
     """The S3 gateway that backups and archives go to."""
 
     port: Port = 7070
@@ -157,7 +157,7 @@ class Storage(Section):
     region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
 
 
-class Service(Section):
+class Service(Section, frozen=True):
     """The WMS service."""
 
     count: Annotated[int, Meta(ge=3, le=20)] = 3
@@ -171,7 +171,7 @@ class Service(Section):
     """Then it has so long for the requests under way."""
 
 
-class Gateway(Section):
+class Gateway(Section, frozen=True):
     """nginx: load balancer and API gateway in front of the service."""
 
     count: Annotated[int, Meta(ge=1, le=8)] = 2
@@ -195,7 +195,7 @@ class Gateway(Section):
     log_slow_s: Annotated[int, Meta(ge=1, le=60)] = 1
 
 
-class Edge(Section):
+class Edge(Section, frozen=True):
     """Varnish as CDN, with HAProxy for TLS on both of its sides."""
 
     count: Annotated[int, Meta(ge=1, le=8)] = 2
@@ -215,7 +215,7 @@ class Edge(Section):
     """The same while no gateway is healthy."""
 
 
-class Monitor(Section):
+class Monitor(Section, frozen=True):
     """Prometheus, Alertmanager and the exporters. Counters only, so they speak plain HTTP."""
 
     prometheus_port: Port = 9090
@@ -233,7 +233,7 @@ class Monitor(Section):
     postgres_port: Port = 9187
 
 
-class Timeouts(Section):
+class Timeouts(Section, frozen=True):
     """The ladder: each rung is shorter than the one before it, so that the innermost gives up first."""
 
     client_s: Seconds = 30
@@ -247,7 +247,7 @@ class Timeouts(Section):
     idle_in_transaction_s: Seconds = 15
 
 
-class Thresholds(Section):
+class Thresholds(Section, frozen=True):
     replication_lag_ms: Milliseconds = 1000
     """Row D3."""
     replication_lag_mb: Megabytes = 16
@@ -258,7 +258,7 @@ class Thresholds(Section):
     """Row R2."""
 
 
-class Pki(Section):
+class Pki(Section, frozen=True):
     authority_days: Annotated[int, Meta(ge=30, le=3650)] = 730
     certificate_days: Annotated[int, Meta(ge=2, le=825)] = 90
     renew_before_days: Annotated[int, Meta(ge=1, le=365)] = 30
@@ -266,7 +266,7 @@ class Pki(Section):
     """Raise it to rotate the authority."""
 
 
-class Platform(Section, kw_only=True):
+class Platform(Section, frozen=True, kw_only=True):
     name: Name = "wms"
     environment: Name
     network: Annotated[str, Meta(pattern=r"^127\.\d{1,3}$")] = "127.40"
@@ -306,7 +306,9 @@ def build(values: Mapping[str, Any], source: str) -> Platform:
     return platform
 
 
-def load(environment: str, overrides: Mapping[str, Any] | None = None, folder: Path = ENVIRONMENTS) -> Platform:
+def load(
+    environment: str, overrides: Mapping[str, Any] | None = None, folder: Path = ENVIRONMENTS
+) -> Platform:
     """The platform of `environment` (a file of `folder`), with `overrides` laid over it key by key.
 
     Raises SpecError when there is no such environment, when its file is not TOML, or when a value is wrong.
@@ -323,14 +325,18 @@ def load(environment: str, overrides: Mapping[str, Any] | None = None, folder: P
     platform = build({**values, "environment": environment}, source)
     if not overrides:
         return platform
-    return build(_merge({**values, "environment": environment}, overrides), f"{source} with the stack's overrides")
+    return build(
+        _merge({**values, "environment": environment}, overrides), f"{source} with the stack's overrides"
+    )
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = (
+            _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
     return merged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stacks.spec import Platform
 
@@ -109,4 +110,4 @@ def redis_slots(platform: Platform) -> tuple[range, ...]:
     """The hash slots of each master, in order: 16384 in as even parts as possible."""
     masters = platform.redis.masters
     bounds = [round(i * 16384 / masters) for i in range(masters + 1)]
-    return tuple(range(low, high) for low, high in zip(bounds, bounds[1:], strict=False))
+    return tuple(range(low, high) for low, high in pairwise(bounds))

@@ -17,6 +17,7 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 FLUSH_INTERVAL_S = 0.25
 _FLUSH_LINES = 200
+THIN_INTERVAL_S = 10.0
 
 
 class RequestLog:
@@ -79,13 +80,31 @@ class _JsonHandler(logging.Handler):
             pass
 
 
+class _Thinner(logging.Filter):
+    """Lets the same kind of message through once in a while: a pool says for each connection that it broke."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next.get(record.msg, 0.0):
+            return False
+        self._next[record.msg] = now + THIN_INTERVAL_S
+        return True
+
+
 def configure(level: str) -> None:
     """Send everything that uses `logging` to stderr as JSON, from `level` up."""
     root = logging.getLogger()
     root.handlers[:] = [_JsonHandler()]
     root.setLevel(level.upper())
     # The pool tells of every connection it hands out at info, which is several lines per request.
-    logging.getLogger("psycopg.pool").setLevel(max(logging.WARNING, root.level))
+    for name in ("psycopg.pool", "psycopg"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logging.WARNING, root.level))
+        logger.filters[:] = [_Thinner()]
 
 
 def _now() -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from wms.store.retry import REASONS
 
 REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 STATEMENT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
@@ -46,12 +48,12 @@ class Metrics:
         )
         self.database_errors = Counter(
             "wms_database_errors_total",
-            "Attempts that failed because the database was not there (connection) or not able (transient, timeout).",
+            "Attempts that failed: connection lost, none free in the pool, a transient refusal, or out of time.",
             ("pool", "reason"),
             registry=self.registry,
         )
         for pool in ("write", "read"):
-            for reason in ("connection", "transient", "timeout"):
+            for reason in REASONS:
                 self.database_errors.labels(pool, reason)
         self.database_up = Gauge(
             "wms_database_up", "1 when the last probe through this pool succeeded.", ("pool",), registry=self.registry
@@ -107,3 +109,9 @@ class _PoolCollector(Collector):
             for pool, numbers in pools.items():
                 family.add_metric((pool,), numbers.get(key, 0))
             yield family
+        failures = CounterMetricFamily(
+            "wms_database_connection_errors", "Failed attempts to connect to the database.", labels=("pool",)
+        )
+        for pool, numbers in pools.items():
+            failures.add_metric((pool,), numbers.get("connections_errors", 0))
+        yield failures

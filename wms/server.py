@@ -57,7 +57,7 @@ class _GranianServer:
 
     def stop(self) -> None:
         if self._server is not None:
-            self._server.stop()
+            self._server.stop()  # type: ignore[no-untyped-call]
 
 
 def granian_server(settings: Settings) -> Server:

@@ -25,7 +25,9 @@ SMALL = {"GOMAXPROCS": "1", "GOGC": "40"}
 
 def processes(platform: Platform, site: Site) -> list[Process]:
     """All exporters but HAProxy's and the service's, which are built in."""
-    of = {role: topology.of_role(platform, role) for role in ("postgres", "proxy", "gateway", "edge", "monitor")}
+    of = {
+        role: topology.of_role(platform, role) for role in ("postgres", "proxy", "gateway", "edge", "monitor")
+    }
     return [
         *(_postgres(platform, site, node) for node in of["postgres"]),
         *(_pgbouncer(platform, site, node) for node in of["proxy"]),
@@ -34,7 +36,11 @@ def processes(platform: Platform, site: Site) -> list[Process]:
         *(
             process
             for node in of["monitor"]
-            for process in (_redis(platform, site, node), _machine(platform, node), _blackbox(platform, site, node))
+            for process in (
+                _redis(platform, site, node),
+                _machine(platform, node),
+                _blackbox(platform, site, node),
+            )
         ),
     ]
 
@@ -72,7 +78,7 @@ def _pgbouncer(platform: Platform, site: Site, node: Node) -> Process:
         name="pgbouncer-exporter",
         command=(site.python, "-m", "agent.pooler_metrics"),
         environment={
-            "PYTHONPATH": site.release,
+            "PYTHONPATH": site.agent,
             "WMS_LISTEN_ADDRESS": node.address,
             "WMS_LISTEN_PORT": str(port),
             "WMS_POOLER_ADDRESS": node.address,

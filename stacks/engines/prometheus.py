@@ -47,8 +47,16 @@ def jobs(platform: Platform) -> list[Job]:
     edges = [(node, f"https://{node.address}:{p.edge.port}") for node in topology.of_role(p, "edge")]
     gateways = [(node, f"https://{node.address}:{p.gateway.port}") for node in topology.of_role(p, "gateway")]
     return [
-        Job("prometheus", on("monitor", m.prometheus_port), keep="prometheus_(tsdb_head_series|rule_.+|notif.+)|process_.+"),
-        Job("alertmanager", on("monitor", m.alertmanager_port), keep="alertmanager_(alerts|notif.+|silences)|process_.+"),
+        Job(
+            "prometheus",
+            on("monitor", m.prometheus_port),
+            keep="prometheus_(tsdb_head_series|rule_.+|notif.+)|process_.+",
+        ),
+        Job(
+            "alertmanager",
+            on("monitor", m.alertmanager_port),
+            keep="alertmanager_(alerts|notif.+|silences)|process_.+",
+        ),
         Job("node", on("monitor", m.node_port)),
         Job(
             "etcd",

@@ -30,7 +30,9 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                     ca=site.ca,
                 ),
                 "auth.conf": template("redis-auth.conf.j2", user=REPLICATION),
-                "users.acl": template("users.acl.j2", admin=ADMIN, app=APP, replication=REPLICATION, exporter=EXPORTER),
+                "users.acl": template(
+                    "users.acl.j2", admin=ADMIN, app=APP, replication=REPLICATION, exporter=EXPORTER
+                ),
             },
             # Before the cluster is formed nothing more than the port can be ready.
             probe=Probe("tcp", node.address, platform.redis.port),

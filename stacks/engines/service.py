@@ -25,7 +25,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
             name="wms",
             command=(site.python, "-m", "wms.serve"),
             environment={
-                "PYTHONPATH": site.release,
+                "PYTHONPATH": site.service,
                 "WMS_INSTANCE": node.name,
                 "WMS_ZONE": node.zone,
                 "WMS_BIND_ADDRESS": node.address,

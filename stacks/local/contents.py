@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 
 from stacks import topology
-from stacks.engines import patroni
+from stacks.engines import patroni, redis
 from stacks.local import resources
 from stacks.local.vault import Vault
 from stacks.render import Site
@@ -42,6 +42,59 @@ def shared_configuration(
         password=vault.value("patroni/rest"),
         config=patroni.dynamic(platform),
         opts=pulumi.ResourceOptions(depends_on=needs),
+    )
+
+
+def cache_cluster(
+    platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]
+) -> resources.RedisCluster:
+    """The cluster that the running Redis nodes form."""
+    return resources.RedisCluster(
+        "redis-cluster",
+        nodes=[{"address": n.address, "port": platform.redis.port} for n in topology.of_role(platform, "redis")],
+        replicas=platform.redis.replicas_per_master,
+        user=redis.ADMIN,
+        password=vault.value("redis/admin"),
+        ca=site.ca,
+        opts=_after(needs),
+    )
+
+
+def backup_bucket(platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> resources.Bucket:
+    """Where backups go."""
+    (store,) = topology.of_role(platform, "storage")
+    return resources.Bucket(
+        "backup-bucket",
+        endpoint=f"https://{store.address}:{platform.storage.port}",
+        name=platform.storage.bucket,
+        access_key=vault.value("s3/access_key"),
+        secret_key=vault.value("s3/secret_key"),
+        ca=site.ca,
+        force_destroy=True,
+        opts=_after(needs),
+    )
+
+
+def service_schema(
+    platform: Platform, site: Site, vault: Vault, user: str, needs: list[pulumi.Resource]
+) -> resources.Job:
+    """The service's schema, by its own migrations."""
+    poolers = ",".join(f"{n.address}:{platform.pooler.port}" for n in topology.of_role(platform, "proxy"))
+    python = [site.python, "-m", "wms.migrations"]
+    return resources.Job(
+        "schema",
+        command=[*python, "up"],
+        check=[*python, "status"],
+        environment={
+            "PYTHONPATH": site.service,
+            "WMS_DB_HOSTS": poolers,
+            "WMS_DB_WRITE_NAME": platform.postgres.database,
+            "WMS_DB_CA": site.ca,
+            "WMS_OWNER_PASSWORD": vault.value("postgres/owner"),
+        },
+        triggers={"release": site.service},
+        user=user,
+        opts=_after(needs),
     )
 
 

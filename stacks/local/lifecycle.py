@@ -170,15 +170,11 @@ def run(arguments: list[str]) -> int:
     except (LifecycleError, spec.SpecError, ToolchainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except automation.CommandError as error:
-        print(f"error: {_cause(error)}\nrun this again to go on from where it stopped", file=sys.stderr)
+    except automation.CommandError:
+        # What failed has been shown as it happened; the rest of Pulumi's text repeats it.
+        print("error: pulumi failed, for the reason above; run this again to go on from there", file=sys.stderr)
         return 1
     return 0
-
-
-def _cause(error: automation.CommandError) -> str:
-    lines = [line for line in str(error).splitlines() if "error:" in line]
-    return "\n".join(dict.fromkeys(line.strip() for line in lines)) or str(error)
 
 
 def _confirmed(stack_name: str) -> bool:

@@ -19,8 +19,8 @@ from stacks.render import Site
 from wmsctl import inventory as contract
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("wms", "agent")
-"""Packages of this repository that the servers run."""
+SOURCES = {name: str(ROOT / name) for name in ("wms", "agent")}
+"""Packages of this repository that the servers run, each released by itself."""
 
 
 def main() -> None:
@@ -28,11 +28,14 @@ def main() -> None:
     config = pulumi.Config("wms")
     platform = spec.load(config.get("environment") or "local", config.get_object("overrides"))
     home, user, python = _machine()
-    sources = _sources()
-
     supervisor = resources.Supervisor("supervisor", home=home, user=user, python=python)
     below = pulumi.ResourceOptions(depends_on=[supervisor])
-    release = resources.Release("release", home=home, user=user, sources=sources, digest=resources.digest(sources), opts=below)
+    releases = [
+        resources.Release(
+            f"release/{name}", home=home, user=user, name=name, sources=[source], digest=resources.digest([source]), opts=below
+        )
+        for name, source in SOURCES.items()
+    ]
     site = site_of(home, python)
     vault = Vault()
     authority = resources.Authority(
@@ -47,7 +50,7 @@ def main() -> None:
     )
 
     nodes = {
-        node.name: NodeComponent(node, platform, site, user, vault, authority, [supervisor, release, bundle])
+        node.name: NodeComponent(node, platform, site, user, vault, authority, [supervisor, *releases, bundle])
         for node in topology.nodes(platform)
     }
     processes = engines.processes(platform, site)
@@ -56,14 +59,20 @@ def main() -> None:
         return [nodes[p.node].add(p, needs) for p in processes if p.name in names]
 
     store = contents.store_users(platform, site, vault, start("etcd"))
-    # The first node bootstraps the cluster; the others copy it.
     members = start("patroni", needs=[store])
     proxies = start("haproxy", "pgbouncer")
     shared = contents.shared_configuration(platform, site, vault, members)
-    contents.Database(platform, site, vault, [shared, *proxies])
+    database = contents.Database(platform, site, vault, [shared, *proxies])
+    schema = contents.service_schema(platform, site, vault, user, database.ready)
+    contents.cache_cluster(platform, site, vault, start("redis"))
+    contents.backup_bucket(platform, site, vault, start("versitygw"))
+    service = start("wms", needs=[schema])
+    started = {"etcd", "patroni", "haproxy", "pgbouncer", "redis", "versitygw", "wms"}
+    # The rest answers by itself: a gateway without a service, an exporter without its server say so and go on.
+    start(*{p.name for p in processes} - started, needs=service)
 
     secrets_path = f"{home}/secrets.json"
-    document = contract.encode(inventory.inventory(platform, site, processes, secrets_path))
+    document = contract.encode(inventory.inventory(platform, site, secrets_path))
     operator = {"home": home, "user": user, "owner": "operator", "mode": "0600", "opts": below}
     resources.File("inventory.json", path=f"{home}/inventory.json", content=document, **operator)
     resources.File("secrets.json", path=secrets_path, content=vault.document(), **operator)
@@ -76,14 +85,15 @@ def site_of(home: str, python: str) -> Site:
     return Site(
         home=home,
         python=python,
-        release=f"{home}/release/{resources.digest(_sources())}",
+        service=_release(home, "wms"),
+        agent=_release(home, "agent"),
         ca=f"{home}/pki/ca.crt",
-        versitygw=f"{os.environ.get('WMS_VERSITYGW', '/usr/bin')}/versitygw",
+        versitygw=os.environ.get("WMS_VERSITYGW", "/usr/bin/versitygw"),
     )
 
 
-def _sources() -> list[str]:
-    return [str(ROOT / name) for name in SOURCES]
+def _release(home: str, name: str) -> str:
+    return f"{home}/release/{name}/{resources.digest([SOURCES[name]])}"
 
 
 def _machine() -> tuple[str, str, str]:

@@ -225,14 +225,48 @@ class Release(Resource):
         resource_name: str,
         *,
         home: Text,
+        name: Text,
         sources: Texts,
         digest: Text,
         user: Text | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__(
-            resource_name, {"home": home, "sources": sources, "digest": digest, "user": user}, opts
+            resource_name,
+            {"home": home, "name": name, "sources": sources, "digest": digest, "user": user},
+            opts,
         )
+
+
+class Job(Resource):
+    """A command that runs to its end, again whenever a trigger changes."""
+
+    OUTPUTS = ("state",)
+    state: pulumi.Output[str]
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        command: Texts,
+        check: Texts | None = None,
+        environment: Table | None = None,
+        triggers: Table | None = None,
+        user: Text | None = None,
+        folder: Text | None = None,
+        timeout_s: Count | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        inputs = {
+            "command": command,
+            "check": check,
+            "environment": environment,
+            "triggers": triggers,
+            "user": user,
+            "folder": folder,
+            "timeout_s": timeout_s,
+        }
+        super().__init__(resource_name, inputs, opts)
 
 
 class Bucket(Resource):

@@ -114,6 +114,13 @@ def answers(address: str, port: int) -> bool:
     return True
 
 
+def look(handler: Handler[Any], identity: str, state: Values) -> Values:
+    """read, of a resource that is there."""
+    found = handler.read(identity, state)
+    assert found is not None, f"{identity} is gone"
+    return found
+
+
 def create(handler: Handler[Any], inputs: Values) -> tuple[str, Values]:
     """check and create, as the engine does."""
     filled, problems = handler.check(inputs)
@@ -159,7 +166,7 @@ def sql(connection: Values, statement: str, **other: str) -> list[tuple[Any, ...
     import psycopg
 
     with psycopg.connect(**{**connection, "dbname": "postgres", **other}, autocommit=True) as database:
-        cursor = database.execute(statement)  # type: ignore[call-overload]
+        cursor = database.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -182,16 +189,15 @@ def test_role_is_made_watched_changed_and_dropped(connection: Values, folder: Pa
     ]
     assert "clear-password-1" not in (folder / "postgres/log").read_text(encoding="utf-8", errors="replace")
     assert not handler.diff(state, inputs)
-    again = handler.read(identity, state)
-    assert again is not None and not handler.diff(again, inputs), handler.diff(again, inputs)
+    again = look(handler, identity, state)
+    assert not handler.diff(again, inputs), handler.diff(again, inputs)
 
     sql(connection, "ALTER ROLE wms_app BYPASSRLS CONNECTION LIMIT 9")
     sql(connection, "ALTER ROLE wms_app SET lock_timeout = '1min'")
     sql(connection, "ALTER ROLE wms_app SET work_mem = '1GB'")
     sql(connection, "REVOKE pg_monitor FROM wms_app")
     sql(connection, "ALTER ROLE wms_app PASSWORD 'somebody-elses'")
-    seen = handler.read(identity, state)
-    assert seen is not None
+    seen = look(handler, identity, state)
     assert set(handler.diff(seen, inputs).changes) == {
         "options.bypassrls",
         "options.connection_limit",
@@ -201,8 +207,8 @@ def test_role_is_made_watched_changed_and_dropped(connection: Values, folder: Pa
         "state",
     }
     state = handler.update(identity, seen, inputs)
-    repaired = handler.read(identity, state)
-    assert repaired is not None and not handler.diff(repaired, inputs)
+    repaired = look(handler, identity, state)
+    assert not handler.diff(repaired, inputs)
 
     rotated = {**inputs, "password": "clear-password-2"}
     state = handler.update(identity, state, rotated)
@@ -238,8 +244,8 @@ def test_database_extension_and_script(connection: Values) -> None:
         (1.0,)
     ]
     sql(connection, "ALTER EXTENSION pg_trgm SET SCHEMA public", dbname="wms")
-    seen = extension.read(extension_id, installed)
-    assert seen is not None and list(extension.diff(seen, wanted).changes) == ["schema"]
+    seen = look(extension, extension_id, installed)
+    assert list(extension.diff(seen, wanted).changes) == ["schema"]
     extension.update(extension_id, seen, wanted)
     sql(connection, "DROP EXTENSION pg_trgm", dbname="wms")
     assert extension.read(extension_id, installed) is None
@@ -257,8 +263,8 @@ def test_database_extension_and_script(connection: Values) -> None:
     )
     script_id, applied = create(script, run)
     sql(connection, "DROP FUNCTION ops.two()", dbname="wms")
-    seen = script.read(script_id, applied)
-    assert seen is not None and list(script.diff(seen, run).changes) == ["state"]
+    seen = look(script, script_id, applied)
+    assert list(script.diff(seen, run).changes) == ["state"]
     script.update(script_id, seen, run)
     assert sql(connection, "SELECT ops.two()", dbname="wms") == [(2,)]
     with pytest.raises(ProviderError, match='relation "nowhere" does not exist') as caught:
@@ -267,11 +273,12 @@ def test_database_extension_and_script(connection: Values) -> None:
     script.delete(script_id, applied)
 
     sql(connection, "ALTER DATABASE wms OWNER TO postgres")
-    seen = database.read(identity, made)
-    assert seen is not None and seen["owner"] == "postgres"
+    seen = look(database, identity, made)
+    assert seen["owner"] == "postgres"
     database.delete(identity, made)
     assert database.read(identity, made) is None
-    assert script.read(script_id, applied) == {**applied, "state": "unreachable"} or True
+    assert script.read(script_id, applied) is None
+    assert extension.read(extension_id, installed) is None
     script.delete(script_id, applied)
     extension.delete(extension_id, installed)
     role.delete("wms_owner", owner)
@@ -281,8 +288,8 @@ def test_a_server_that_is_away_is_drift_and_no_obstacle_to_a_delete() -> None:
     away = {"host": f"{NETWORK}.99", "port": 5432, "user": "postgres", "password": "irrelevant"}
     handler = DatabaseRoleHandler()
     state = {**filled(handler, {"connection": away, "name": "gone"}), "state": "present"}
-    seen = handler.read("gone", state)
-    assert seen is not None and seen["state"] == "unreachable"
+    seen = look(handler, "gone", state)
+    assert seen["state"] == "unreachable"
     assert list(handler.diff(seen, filled(handler, {"connection": away, "name": "gone"})).changes) == [
         "state"
     ]
@@ -329,23 +336,23 @@ def test_etcd_authentication(etcd: str) -> None:
     handler = EtcdAuthHandler()
     inputs = store_inputs(etcd)
     identity, state = create(handler, inputs)
-    seen = handler.read(identity, state)
-    assert seen is not None and not handler.diff(seen, inputs), seen
+    seen = look(handler, identity, state)
+    assert not handler.diff(seen, inputs), seen
     create(handler, inputs)  # a create that was killed after its work is repeated
 
     rotated = store_inputs(etcd, root_password="another-root-password", password="another-for-patroni")
-    seen = handler.read(identity, {**rotated, "state": "enabled"})
-    assert seen is not None and seen["state"] == "password changed"
+    seen = look(handler, identity, {**rotated, "state": "enabled"})
+    assert seen["state"] == "password changed"
     state = handler.update(identity, state, rotated)
-    seen = handler.read(identity, state)
-    assert seen is not None and seen["state"] == "enabled"
+    seen = look(handler, identity, state)
+    assert seen["state"] == "enabled"
     with pytest.raises(ProviderError, match="refuses the password of root") as caught:
         handler.update(identity, inputs, inputs)
     assert ROOT_PASSWORD not in str(caught.value)
 
     handler.delete(identity, state)
-    seen = handler.read(identity, state)
-    assert seen is not None and seen["state"] == "disabled"
+    seen = look(handler, identity, state)
+    assert seen["state"] == "disabled"
 
 
 @pytest.fixture(scope="module")
@@ -435,12 +442,11 @@ def test_patroni_configuration(members: list[str]) -> None:
     assert sql({"host": f"{NETWORK}.32", "port": 5432, "user": "postgres"}, "SHOW max_connections") == [
         ("90",)
     ]
-    seen = handler.read(identity, state)
-    assert seen is not None and not handler.diff(seen, first), handler.diff(seen, first)
+    seen = look(handler, identity, state)
+    assert not handler.diff(seen, first), handler.diff(seen, first)
 
     access.ask("PATCH", "/config", {"postgresql": {"parameters": {"work_mem": "64MB"}}})
-    seen = handler.read(identity, state)
-    assert seen is not None
+    seen = look(handler, identity, state)
     assert list(handler.diff(seen, first).changes) == ["config.postgresql.parameters.work_mem"]
 
     second = filled(
@@ -481,7 +487,7 @@ def redis_places(folder: Path) -> Iterator[list[tuple[str, int]]]:
             place, address = subfolder(folder, f"redis-{index}"), f"{NETWORK}.4{index}"
             config = place / "redis.conf"
             config.write_text(
-                f"bind {address}\nport 6379\ndir {place}\ncluster-enabled yes\ncluster-node-timeout 2000\nsave ''\n"
+                f"bind {address}\nbind-source-addr {address}\nport 6379\ndir {place}\ncluster-enabled yes\ncluster-node-timeout 2000\nsave ''\n"
                 "user default off\nuser admin on >redis-admin-password ~* &* +@all\n"
                 "masteruser admin\nmasterauth redis-admin-password\n",
                 encoding="utf-8",
@@ -512,18 +518,18 @@ def test_redis_cluster_is_formed_finished_and_watched(redis_places: list[tuple[s
     zones = {(node["address"], node["port"]): node["zone"] for node in nodes}
     owners = {node.id: node.place for node in view if node.is_master}
     assert all(zones[node.place] != zones[owners[node.master]] for node in view if node.master)
-    seen = handler.read(identity, state)
-    assert seen is not None and not handler.diff(seen, inputs), seen
+    seen = look(handler, identity, state)
+    assert not handler.diff(seen, inputs), seen
     create(handler, inputs)
 
     # A replica was lost with its folder and comes back empty: the same address, another id.
     replica = next(node for node in view if node.master)
     access.ask(replica.place, "CLUSTER", "RESET", "HARD")
-    seen = handler.read(identity, state)
-    assert seen is not None and handler.diff(seen, inputs), "a lost replica is not seen"
+    seen = look(handler, identity, state)
+    assert handler.diff(seen, inputs), "a lost replica is not seen"
     state = handler.update(identity, seen, inputs)
-    seen = handler.read(identity, state)
-    assert seen is not None and seen["state"] == "ok"
+    seen = look(handler, identity, state)
+    assert seen["state"] == "ok"
 
     # A planned restart of a master first hands its slots to its replica.
     master = next(node for node in rediscluster.view(access, redis_places[0]) if node.is_master)

@@ -62,7 +62,13 @@ def inventory(**changes: Any) -> inv.Inventory:
             scope="wms",
             version=15,
             members=tuple(
-                inv.Member(node=f"pg-{i}", address=f"127.99.2.{i}", port=5432, api_port=8008, replica_role=ROLES[i - 1])
+                inv.Member(
+                    node=f"pg-{i}",
+                    address=f"127.99.2.{i}",
+                    port=5432,
+                    api_port=8008,
+                    replica_role=ROLES[i - 1],
+                )
                 for i in range(1, 5)
             ),
             database="wms",
@@ -86,13 +92,17 @@ def inventory(**changes: Any) -> inv.Inventory:
             max_client_connections=1000,
         ),
         "proxies": inv.Proxies(
-            stats=tuple(inv.Endpoint(node=f"proxy-{i}", address=f"127.99.3.{i}", port=8404, path="/") for i in (1, 2)),
+            stats=tuple(
+                inv.Endpoint(node=f"proxy-{i}", address=f"127.99.3.{i}", port=8404, path="/") for i in (1, 2)
+            ),
             write_port=5000,
             read_port=5001,
             role_ports={"analytics": 5002},
         ),
         "redis": inv.Redis(
-            nodes=endpoints("redis", 4, 6, 6379), admin=inv.Login(user="admin", secret="redis/admin"), masters=3
+            nodes=endpoints("redis", 4, 6, 6379),
+            admin=inv.Login(user="admin", secret="redis/admin"),
+            masters=3,
         ),
         "web": inv.Web(
             edges=endpoints("edge", 8, 2, 8443, "/health"),
@@ -110,7 +120,9 @@ def inventory(**changes: Any) -> inv.Inventory:
 
 def member_state(name: str = "pg-2", **changes: Any) -> MemberState:
     """A healthy quorum standby as Patroni reports it."""
-    return replace(MemberState(name, "quorum_standby", "streaming", timeline=1, lag=0, replay_lag=0), **changes)
+    return replace(
+        MemberState(name, "quorum_standby", "streaming", timeline=1, lag=0, replay_lag=0), **changes
+    )
 
 
 def cluster_state(leader: str = "pg-1", **changes: Any) -> ClusterState:
@@ -124,9 +136,13 @@ def cluster_state(leader: str = "pg-1", **changes: Any) -> ClusterState:
     return replace(ClusterState("wms", members), **changes)
 
 
-def server_view(in_recovery: bool = True, *, beat_ms: int = 100, senders: tuple[Replication, ...] = ()) -> ServerView:
+def server_view(
+    in_recovery: bool = True, *, beat_ms: int = 100, senders: tuple[Replication, ...] = ()
+) -> ServerView:
     """A server whose heartbeat row was written `beat_ms` before it was read, at NOON."""
-    state = ServerState(in_recovery, 1, "0/3000000", "0/3000000" if in_recovery else "", False, in_recovery, NOON)
+    state = ServerState(
+        in_recovery, 1, "0/3000000", "0/3000000" if in_recovery else "", False, in_recovery, NOON
+    )
     return ServerView(state, Heartbeat(NOON - timedelta(milliseconds=beat_ms), NOON, "0/2FFFFF0"), senders)
 
 
@@ -187,7 +203,13 @@ def pool(database: str = "wms", **changes: Any) -> DatabasePool:
 def snapshot(**changes: Any) -> Snapshot:
     """A healthy platform of every part."""
     redis = tuple(
-        RedisNodeView(f"redis-{i}", True, "master" if i <= 3 else "replica", (5461, 5462, 5461)[i - 1] if i <= 3 else 0, "ok")
+        RedisNodeView(
+            f"redis-{i}",
+            True,
+            "master" if i <= 3 else "replica",
+            (5461, 5462, 5461)[i - 1] if i <= 3 else 0,
+            "ok",
+        )
         for i in range(1, 7)
     )
     ways = (Backend("read", 3, 8, 4), Backend("write", 1, 4, 6))

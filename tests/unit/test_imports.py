@@ -1,4 +1,6 @@
-"""The import direction: clients <- slices <- main; wmsctl, stacks and wms know each other only through the inventory."""
+"""The import direction: clients <- slices <- main; wmsctl, stacks and wms know each other only through the
+inventory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def imports(name: str, text: str) -> Iterator[str]:
-    """Every module that the source `text` of module `name` imports, also inside functions and TYPE_CHECKING blocks."""
+    """Every module that the source `text` of module `name` imports, also inside functions and TYPE_CHECKING
+    blocks.
+    """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -51,8 +55,18 @@ def complaint(name: str, imported: str) -> str:
         if any(under(imported, other) for other in ("stacks", "pulumi", "wms", "agent")):
             return "wmsctl knows a platform only by its inventory"
         if under(name, "wmsctl.clients"):
-            core = ("wmsctl.clients", "wmsctl.errors", "wmsctl.secrets", "wmsctl.inventory", "wmsctl.deadline")
-            if under(imported, "wmsctl") and imported != "wmsctl" and not any(under(imported, c) for c in core):
+            core = (
+                "wmsctl.clients",
+                "wmsctl.errors",
+                "wmsctl.secrets",
+                "wmsctl.inventory",
+                "wmsctl.deadline",
+            )
+            if (
+                under(imported, "wmsctl")
+                and imported != "wmsctl"
+                and not any(under(imported, c) for c in core)
+            ):
                 return "a client knows no operation"
         elif not slice_of(name) and name not in ("wmsctl.main", "wmsctl.__main__") and slice_of(imported):
             return "only main knows the slices"

@@ -59,18 +59,20 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
 
 def routes(operations: Sequence[Operation[Any, Any]], services: Services) -> list[BaseRoute]:
     """One mount per resource, in the order of `operations`: a request is compared with a handful of prefixes, not
-    with every route."""
-    mounts: dict[str, list[BaseRoute]] = {}
+    with every route. A path that is its resource stands beside its mount, which wants something after its prefix."""
+    found: list[BaseRoute] = []
+    mounts: dict[str, Router] = {}
     for operation in operations:
         prefix, rest = resource(operation.path)
         route = Route(rest, Endpoint(operation, services), methods=[operation.method])
-        mounts.setdefault(prefix, []).append(route)
-    return [
-        # A path that is its resource cannot be mounted: a mount wants something after its prefix.
-        route if prefix == "" else Mount(prefix, app=Router(found, redirect_slashes=False))
-        for prefix, found in mounts.items()
-        for route in (found if prefix == "" else [None])
-    ]
+        if not prefix:
+            found.append(route)
+        elif prefix in mounts:
+            mounts[prefix].routes.append(route)
+        else:
+            mounts[prefix] = Router([route], redirect_slashes=False)
+            found.append(Mount(prefix, app=mounts[prefix]))
+    return found
 
 
 def resource(path: str) -> tuple[str, str]:
@@ -161,7 +163,7 @@ class Application:
             except Unavailable as error:
                 check = Check(False, str(error))
             if check.ok != services.checks[name].ok:
-                _logger.warning("%s is %s %s", name, "back" if check.ok else "away:", check.detail)
+                _logger.warning("%s: %s", name, check.detail or "ok")
             services.checks[name] = check
             services.metrics.database_up.labels(role).set(check.ok)
 

@@ -128,17 +128,19 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
     asked = call.body
     # Of the decoded request, so that white space and the order of fields make no other request of it.
     request_hash = hashlib.sha256(b"POST /api/v1/movements\n" + msgspec.json.encode(asked, order="sorted")).digest()
-    outcome = "refused"
+    outcome: str = "failed"
     try:
         movement = to_movement(asked)
         posted = await movements.post(call.services.database, call.tenant_id, key, request_hash, movement)
         outcome = "replayed" if posted.replayed else "posted"
     except InvalidMovement as error:
+        outcome = "invalid"
         raise wrong_field(error.field, "body", "not possible for this movement", error.allowed) from error
     except InsufficientStock as error:
-        outcome = "insufficient"
+        outcome = "insufficient_stock"
         raise Problem(409, "insufficient-stock", str(error)) from error
     except movements.Refused as error:
+        outcome = error.cause
         raise _refusal(error.cause, asked) from error
     finally:
         call.services.metrics.movements.labels(asked.__struct_config__.tag, outcome).inc()

@@ -14,7 +14,7 @@ import select
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, OperationalError
@@ -31,8 +31,9 @@ Rows = list[Row]
 T = TypeVar("T")
 _logger = logging.getLogger("wms.store")
 
-CANCEL_GRACE_S = 0.5
-"""How long an overdue statement may take to be cancelled in the server before its connection is dropped."""
+CANCEL_SHARE = 0.1
+"""The last part of an attempt's time, kept for cancelling its statement in the server."""
+_POOL_MARGIN_S = 0.02
 
 
 class Unavailable(Exception):
@@ -72,7 +73,7 @@ class Database:
             "write": _pool("write", settings, settings.write_name, settings.write_pool),
             "read": _pool("read", settings, settings.read_name, settings.read_pool),
         }
-        self._overdue: set[asyncio.Task[Any]] = set()
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Start connecting, in the background: the service starts without its database."""
@@ -176,35 +177,44 @@ class Database:
     async def _attempt(
         self, role: Role, name: str, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
     ) -> T:
-        """Run once, and come back after `timeout_s` even when the server hangs: an overdue attempt is cancelled, which
-        may take a while, behind the caller's back. Raises AttemptTimeout, psycopg.Error."""
+        """Run once. An attempt that is overdue is first cancelled in the server, and when that does not help in time
+        either, its connection is dropped: this returns after `timeout_s` whatever the server does.
+
+        Raises AttemptTimeout, psycopg.Error.
+        """
         started = monotonic()
-        task = asyncio.create_task(self._borrow(role, run, timeout_s))
         try:
-            await asyncio.wait((task,), timeout=timeout_s)
-            if task.done():
-                return task.result()
-            raise AttemptTimeout(f"no answer within {timeout_s:.1f} s")
+            # psycopg turns the first cancellation into a cancel request, and the second into closing the connection.
+            async with asyncio.timeout(timeout_s), asyncio.timeout(timeout_s * (1 - CANCEL_SHARE)):
+                return await self._borrow(role, run, timeout_s * (1 - CANCEL_SHARE))
+        except TimeoutError:
+            raise AttemptTimeout(f"no answer within {timeout_s:.1f} s") from None
         finally:
             self._metrics.statement(name, role, monotonic() - started)
-            if not task.done():
-                reaper = asyncio.create_task(_reap(task))
-                self._overdue.add(reaper)
-                reaper.add_done_callback(self._overdue.discard)
 
     async def _borrow(
         self, role: Role, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
     ) -> T:
         pool = self._pools[role]
-        deadline = monotonic() + timeout_s
+        # A little less than the attempt has, so that a lack of connections is told from a slow statement.
+        deadline = monotonic() + timeout_s - _POOL_MARGIN_S
         while True:
             connection = await pool.getconn(max(0.001, deadline - monotonic()))
+            result = None
             try:
-                if _alive(connection):
-                    return await run(connection)
-            finally:
-                # A broken connection is recognised there and replaced, an open transaction rolled back.
-                await pool.putconn(connection)
+                alive = _alive(connection)
+                if alive:
+                    result = await run(connection)
+            except BaseException:
+                # A broken connection is recognised there and replaced, an open transaction rolled back: that may
+                # wait for the server, so nobody waits for it, and a further cancellation cannot lose the connection.
+                returning = asyncio.create_task(pool.putconn(connection))
+                self._returning.add(returning)
+                returning.add_done_callback(self._returning.discard)
+                raise
+            await pool.putconn(connection)
+            if alive:
+                return cast(T, result)
 
 
 def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[AsyncConnection[Row]]:
@@ -239,17 +249,6 @@ def _alive(connection: AsyncConnection[Row]) -> bool:
             # Dead beyond doubt: close it, so that the pool replaces it.
             connection.pgconn.finish()
     return not connection.broken and not connection.closed
-
-
-async def _reap(task: asyncio.Task[Any]) -> None:
-    """End an overdue attempt: first by cancelling its statement in the server, then by dropping its connection."""
-    for _ in range(2):
-        task.cancel()
-        await asyncio.wait((task,), timeout=CANCEL_GRACE_S)
-        if task.done():
-            break
-    if task.done() and not task.cancelled():
-        task.exception()
 
 
 def _text(error: BaseException) -> str:

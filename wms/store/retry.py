@@ -7,13 +7,13 @@ from typing import Literal
 from psycopg import Error, OperationalError, errors
 from psycopg_pool import PoolTimeout
 
-Reason = Literal["connection", "transient", "timeout"]
+Reason = Literal["connection", "pool", "transient", "timeout"]
+REASONS: tuple[Reason, ...] = ("connection", "pool", "transient", "timeout")
 
 FIRST_DELAY_S = 0.02
 LONGEST_DELAY_S = 0.4
 
 _CONNECTION = (
-    PoolTimeout,
     errors.AdminShutdown,
     errors.CrashShutdown,
     errors.CannotConnectNow,
@@ -43,6 +43,9 @@ def reason(error: BaseException) -> Reason | None:
         return "timeout"
     if isinstance(error, _TRANSIENT):
         return "transient"
+    # No connection became free in time: all are busy, or none can be made.
+    if isinstance(error, PoolTimeout):
+        return "pool"
     if isinstance(error, _CONNECTION):
         return "connection"
     # Without a SQLSTATE, an OperationalError is libpq's own: no connection, or lost. PgBouncer reports that it has no

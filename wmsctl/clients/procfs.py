@@ -2,8 +2,9 @@
 stranger.
 
 A process belongs to a node when its working directory lies below the node's folder, when its environment says
-WMS_NODE=<node> (a second witness: PostgreSQL overwrites its environment, others may change their directory),
-or when one of its ancestors belongs.
+so (WMS_NODE=<node> and a HOME below that folder: a second witness, for PostgreSQL overwrites its environment
+and others may change their directory), or when one of its ancestors belongs. A node's name alone never
+counts: several platforms live on one machine, and each has a pg-1.
 """
 
 from __future__ import annotations
@@ -41,23 +42,20 @@ def of_node(folder: Path, node: str) -> tuple[OsProcess, ...]:
     What this user may not look into is judged by its ancestors only; see `opaque`.
     """
     table = {process.pid: process for process in _all()}
-    own = os.getpid()
-    claimed: dict[int, str] = {}
-    marker = b"WMS_NODE=" + node.encode()
+    exempt = _lineage(table)
+    belonging: dict[int, str] = {}
     for pid in table:
-        found = _claim(pid, str(folder), marker)
-        if found is not None and pid != own:
-            claimed[pid] = found
-    belonging: dict[int, str] = dict(claimed)
-    # Descendants: walk down until nothing is added. The asking process and its own children never count.
+        found = _claim(pid, str(folder), node)
+        if found is not None and pid not in exempt:
+            belonging[pid] = found
     children: dict[int, list[int]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process.pid)
-    queue = list(claimed)
+    queue = list(belonging)
     while queue:
         pid = queue.pop()
         for child in children.get(pid, ()):
-            if child not in belonging and child != own:
+            if child not in belonging and child not in exempt:
                 belonging[child] = belonging[pid]
                 queue.append(child)
     return tuple(
@@ -137,7 +135,19 @@ def _stat(pid: int) -> OsProcess | None:
     return OsProcess(pid, parent, start, state, head.partition("(")[2])
 
 
-def _claim(pid: int, folder: str, marker: bytes) -> str | None:
+def _lineage(table: dict[int, OsProcess]) -> set[int]:
+    """This process and its ancestors: whoever asks is no part of a node, also with a shell that stands in its
+    folder.
+    """
+    found = set()
+    pid = os.getpid()
+    while pid in table and pid not in found:
+        found.add(pid)
+        pid = table[pid].parent
+    return found
+
+
+def _claim(pid: int, folder: str, node: str) -> str | None:
     """The supervised process's name (maybe empty) if this pid says itself that it belongs to the node, else
     None.
     """
@@ -146,16 +156,18 @@ def _claim(pid: int, folder: str, marker: bytes) -> str | None:
         cwd = os.readlink(base / "cwd").removesuffix(" (deleted)")
     except OSError:
         cwd = ""
-    if cwd == folder or cwd.startswith(folder + "/"):
+    if _below(cwd, folder):
         return cwd[len(folder) + 1 :].partition("/")[0]
     try:
-        environment = (base / "environ").read_bytes().split(b"\0")
+        words = (base / "environ").read_bytes().split(b"\0")
     except OSError:
         return None
-    if marker not in environment:
+    environ = dict(word.decode("utf-8", "replace").partition("=")[::2] for word in words)
+    home = environ.get("HOME", "")
+    if environ.get("WMS_NODE") != node or not home or not _below(os.path.realpath(home), folder):
         return None
-    prefix = b"WMS_PROCESS="
-    return next(
-        (word[len(prefix) :].decode("utf-8", "replace") for word in environment if word.startswith(prefix)),
-        "",
-    )
+    return environ.get("WMS_PROCESS", "").rpartition("/")[2]
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")

@@ -124,9 +124,9 @@ def import_context(
       pulumi stack output inventory | wmsctl context import - --name staging
     """
     invocation = of(ctx)
-    text, path = _read(source)
-    if link and path is None:
+    if link and source == "-":
         raise Usage("--link needs a file, not standard input")
+    text, path = _read(source)
     store = invocation.contexts
     context = store.store(text, source, name=name, link=path if link else None, replace=yes)
     if use_it:

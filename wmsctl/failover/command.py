@@ -1,4 +1,6 @@
-"""`wmsctl failover`: move the leadership, replace a lost primary, bring members back, and tell what happened."""
+"""`wmsctl failover`: move the leadership, replace a lost primary, bring members back, and tell what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 To = Annotated[
-    str, typer.Option("--to", metavar="NODE", help="The member to lead.", autocompletion=contexts.complete_node)
+    str,
+    typer.Option("--to", metavar="NODE", help="The member to lead.", autocompletion=contexts.complete_node),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
@@ -36,7 +39,9 @@ def switchover(
     to: To = "",
     pause_deadline: Annotated[
         float,
-        typer.Option("--pause-deadline", metavar="SECONDS", min=0.1, max=20, help="Until the poolers are at rest."),
+        typer.Option(
+            "--pause-deadline", metavar="SECONDS", min=0.1, max=20, help="Until the poolers are at rest."
+        ),
     ] = 5.0,
     deadline: Annotated[
         float, typer.Option("--deadline", metavar="SECONDS", min=1, help="For everything after the pause.")
@@ -72,14 +77,17 @@ def promote(
     allow_data_loss: Annotated[
         bool, typer.Option("--allow-data-loss", help="Promote although acknowledged commits may be lost.")
     ] = False,
-    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Overall limit.")] = 60.0,
+    deadline: Annotated[
+        float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Overall limit.")
+    ] = 60.0,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Get a new primary after the loss of the old one, and prove that writes work.
 
-    Refuses while the primary is well, and when an acknowledged commit could be lost. Without --fence it waits until the
-    lease of the lost primary has run out. When Patroni was faster it proves the writes and is content.
+    Refuses while the primary is well, and when an acknowledged commit could be lost. Without --fence it waits
+    until the lease of the lost primary has run out. When Patroni was faster it proves the writes and is
+    content.
 
     \b
     Examples:
@@ -98,19 +106,23 @@ def rejoin(
     ctx: typer.Context,
     node: Annotated[
         str,
-        typer.Argument(metavar="NODE", help="The member to bring back.", autocompletion=contexts.complete_node),
+        typer.Argument(
+            metavar="NODE", help="The member to bring back.", autocompletion=contexts.complete_node
+        ),
     ],
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Discard the member's data and copy the leader's.")
     ] = False,
-    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Overall limit.")] = 180.0,
+    deadline: Annotated[
+        float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Overall limit.")
+    ] = 180.0,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Bring a former primary or a failed replica back as a streaming replica that counts for commits.
 
-    Powers the node on if it is fenced. Patroni rewinds its data; when that is not enough it is rebuilt, after asking
-    (--yes answers that, too).
+    Powers the node on if it is fenced. Patroni rewinds its data; when that is not enough it is rebuilt, after
+    asking (--yes answers that, too).
 
     \b
     Examples:
@@ -125,12 +137,14 @@ def rejoin(
 @app.command("resume")
 def resume(
     ctx: typer.Context,
-    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Per operation.")] = 60.0,
+    deadline: Annotated[
+        float, typer.Option("--deadline", metavar="SECONDS", min=1, help="Per operation.")
+    ] = 60.0,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Finish or undo what an interrupted wmsctl left: poolers are resumed, it is found out who leads, a write is
-    proven, and the journal is closed. Nothing unfinished: nothing to do.
+    """Finish or undo what an interrupted wmsctl left: poolers are resumed, it is found out who leads, a write
+    is proven, and the journal is closed. Nothing unfinished: nothing to do.
 
     \b
     Example:
@@ -169,7 +183,9 @@ def _runner(invocation: Invocation, *, yes: bool) -> Runner:
     from wmsctl.failover.world import World
 
     world = World(invocation.inventory, invocation.clients, invocation.journal)
-    return Runner(world, invocation.journal, invocation.audit, invocation.printer, invocation.command, yes=yes)
+    return Runner(
+        world, invocation.journal, invocation.audit, invocation.printer, invocation.command, yes=yes
+    )
 
 
 def _print(invocation: Invocation, thing: str, result: Result) -> None:
@@ -198,7 +214,9 @@ def _events(printer: Printer, events: list[Event]) -> None:
         [
             event.at[:19].replace("T", " "),
             event.kind,
-            Styled(event.result, {"done": "good", "failed": "bad", "unfinished": "bad"}.get(event.result, "warn")),
+            Styled(
+                event.result, {"done": "good", "failed": "bad", "unfinished": "bad"}.get(event.result, "warn")
+            ),
             event.old_leader or "-",
             event.leader or "-",
             event.timeline,

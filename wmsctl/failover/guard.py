@@ -1,11 +1,12 @@
 """The guard of a pause: a process of its own that resumes the poolers when wmsctl dies or hangs.
 
-`python -m wmsctl.failover.guard` reads one JSON line (who the poolers are and how to log in) from standard input, opens a
-console to each of them, answers `ready`, and waits. `disarm` on standard input ends it. The end of its input (wmsctl died)
-or the end of its time makes it resume every database that is paused, over and over until each is seen running.
+`python -m wmsctl.failover.guard` reads one JSON line (who the poolers are and how to log in) from standard
+input, opens a console to each of them, answers `ready`, and waits. `disarm` on standard input ends it. The
+end of its input (wmsctl died) or the end of its time makes it resume every database that is paused, over and
+over until each is seen running.
 
-It runs in a session of its own, so that neither Ctrl-C nor the loss of the terminal reaches it, and the password comes
-through the pipe: not in the arguments, not in the environment.
+It runs in a session of its own, so that neither Ctrl-C nor the loss of the terminal reaches it, and the
+password comes through the pipe: not in the arguments, not in the environment.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ class Guard:
         self._process.stdin.close()
 
 
-def start(poolers: Sequence[dict[str, Any]], *, timer: float, journal: str = "", ready: float = READY_S) -> Guard:
+def start(
+    poolers: Sequence[dict[str, Any]], *, timer: float, journal: str = "", ready: float = READY_S
+) -> Guard:
     """Start a guard that acts after `timer` seconds, or when this process is gone; returns when it is ready.
 
-    `poolers`: dicts with name, address, port, user, password, ca. `journal`: file of the operation, where the guard
-    notes that it acted. Raises Failed when it is not ready in time: then nothing may be paused.
+    `poolers`: dicts with name, address, port, user, password, ca. `journal`: file of the operation, where the
+    guard notes that it acted. Raises Failed when it is not ready in time: then nothing may be paused.
     """
     root = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH", "")
@@ -96,7 +99,8 @@ def start(poolers: Sequence[dict[str, Any]], *, timer: float, journal: str = "",
         process.kill()
         process.wait()
         raise Failed(
-            f"the guard that would resume the poolers does not start: {line or 'it ended early'}; nothing was paused",
+            f"the guard that would resume the poolers does not start: {line or 'it ended early'};"
+            " nothing was paused",
             hint="see: wmsctl status",
         )
     return Guard(process)
@@ -126,8 +130,8 @@ def insist(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Resume every pooler until each was seen running, for at most `seconds`.
 
-    Returns (pooler → databases that were paused, poolers that could not be reached). A pooler that is away does not
-    hold up the others.
+    Returns (pooler → databases that were paused, poolers that could not be reached). A pooler that is away
+    does not hold up the others.
     """
     resumed: dict[str, list[str]] = {}
     left = list(poolers)

@@ -1,4 +1,6 @@
-"""The history of leadership: Patroni's changes of the timeline and wmsctl's own operations as one list. Pure."""
+"""The history of leadership: Patroni's changes of the timeline and wmsctl's own operations as one list.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,17 @@ class Event:
     operator: str
     operation: str
     write_gap_ms: float | None
-    """As far as wmsctl measured it: the stall of a switchover, the time to the first proven write of a promotion."""
+    """As far as wmsctl measured it: the stall of a switchover, the time to the first proven write of a
+    promotion.
+    """
     note: str = ""
 
 
 def merge(entries: Sequence[HistoryEntry], operations: Sequence[Operation], limit: int = 0) -> list[Event]:
     """Newest first; `limit` 0 means all.
 
-    An operation takes the timeline change that it caused with it: the one to its timeline, if the journal has that, else
-    the one within its time. Changes that no operation explains are Patroni's own.
+    An operation takes the timeline change that it caused with it: the one to its timeline, if the journal has
+    that, else the one within its time. Changes that no operation explains are Patroni's own.
     """
     events: list[Event] = []
     taken: set[int] = set()

@@ -1,6 +1,8 @@
-"""Reads the snapshot that failovers are decided on: the store first, then every member and pooler at the same time.
+"""Reads the snapshot that failovers are decided on: the store first, then every member and pooler at the same
+time.
 
-Nothing here decides. What does not answer becomes part of the snapshot; only a wrong inventory or login raises.
+Nothing here decides. What does not answer becomes part of the snapshot; only a wrong inventory or login
+raises.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ def snapshot(
     heartbeats: bool = False,
     powered_off: Callable[[], frozenset[str]] | None = None,
 ) -> Snapshot:
-    """The whole snapshot. `heartbeats` asks every replica for the age of its newest heartbeat (a connection each);
-    `powered_off` tells which nodes are fenced.
+    """The whole snapshot. `heartbeats` asks every replica for the age of its newest heartbeat (a connection
+    each); `powered_off` tells which nodes are fenced.
     """
     members = inventory.postgres.members
     with ThreadPoolExecutor(max_workers=2 * len(members) + len(inventory.pools.poolers) + 2) as pool:
@@ -154,13 +156,15 @@ def _store(clients: Clients) -> tuple[Mapping[str, Any], StoreView]:
 
 
 def parse_sync(document: Mapping[str, Any]) -> SyncView | None:
-    """Patroni's /sync document → SyncView, None when synchronous mode is not in force. Without `quorum` (plain
-    synchronous mode) every listed standby has every commit: any one of them will do.
+    """Patroni's /sync document → SyncView, None when synchronous mode is not in force. Without `quorum`
+    (plain synchronous mode) every listed standby has every commit: any one of them will do.
     """
     leader = document.get("leader")
     if not leader:
         return None
-    voters = frozenset(name.strip() for name in (document.get("sync_standby") or "").split(",") if name.strip())
+    voters = frozenset(
+        name.strip() for name in (document.get("sync_standby") or "").split(",") if name.strip()
+    )
     return SyncView(str(leader), voters, int(document.get("quorum") or 0))
 
 

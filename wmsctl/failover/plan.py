@@ -1,8 +1,9 @@
 """Decides whether and how to fail over: pure, from a snapshot to a plan or a refusal with its reason.
 
-The rules of promotion follow from quorum commit: with `ANY k OF n` an acknowledged commit is on the primary and on at
-least k of the n listed standbys. So it is on one of any n - k + 1 of them, and the most advanced of those has it.
-Patroni keeps n - k as `quorum` in its /sync key and orders its changes so that the key is true at any moment.
+The rules of promotion follow from quorum commit: with `ANY k OF n` an acknowledged commit is on the primary
+and on at least k of the n listed standbys. So it is on one of any n - k + 1 of them, and the most advanced of
+those has it. Patroni keeps n - k as `quorum` in its /sync key and orders its changes so that the key is true
+at any moment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ LAG_LIMIT = 1024 * 1024
 """Bytes that a candidate may be behind: Patroni's own limit for an election (maximum_lag_on_failover)."""
 
 RECENT_S = 900.0
-"""A promotion younger than this (row R2: 15 minutes) is the answer to the incident that `promote` was called for."""
+"""A promotion younger than this (row R2: 15 minutes) is the answer to the incident that `promote` was called
+for.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,14 @@ class Loss:
     """Age of the newest heartbeat on the candidate."""
 
     def __str__(self) -> str:
-        bytes_text = "an unknown amount of WAL" if self.bytes is None else f"{size(self.bytes)} of WAL or more"
-        seconds_text = "of unknown age" if self.seconds is None else f"the newest heartbeat there is {self.seconds:.1f} s old"
+        bytes_text = (
+            "an unknown amount of WAL" if self.bytes is None else f"{size(self.bytes)} of WAL or more"
+        )
+        seconds_text = (
+            "of unknown age"
+            if self.seconds is None
+            else f"the newest heartbeat there is {self.seconds:.1f} s old"
+        )
         return f"{bytes_text}; {seconds_text}"
 
 
@@ -74,7 +83,9 @@ class PromotePlan:
     """Modification of the leader key to delete after fencing, None when there is no key."""
     lease_left: float | None
     manual: bool
-    """Patroni's own race cannot or must not decide: ask for this candidate by name. Only with --allow-data-loss."""
+    """Patroni's own race cannot or must not decide: ask for this candidate by name. Only with
+    --allow-data-loss.
+    """
     loss: Loss | None
     proxies: tuple[str, ...]
     poolers: tuple[str, ...]
@@ -92,13 +103,17 @@ class RejoinPlan:
 
 
 def switchover(snapshot: Snapshot, to: str = "") -> SwitchoverPlan | AlreadySo | Refusal:
-    """Plan handing the leadership from a healthy primary to `to` (by default the best synchronous standby)."""
+    """Plan handing the leadership from a healthy primary to `to` (by default the best synchronous
+    standby).
+    """
     refusal = _common(snapshot) or _unknown_member(snapshot, to)
     if refusal:
         return refusal
     key = snapshot.store.leader
     if key is None:
-        return Refusal("there is no leader to hand over from", "if the primary is lost: wmsctl failover promote")
+        return Refusal(
+            "there is no leader to hand over from", "if the primary is lost: wmsctl failover promote"
+        )
     if to == key.holder:
         return AlreadySo(f"{to} is the leader already", to)
     leader = snapshot.member(key.holder)
@@ -108,13 +123,16 @@ def switchover(snapshot: Snapshot, to: str = "") -> SwitchoverPlan | AlreadySo |
             "if it is lost: wmsctl failover promote",
         )
     if snapshot.store.failover_pending:
-        return Refusal("Patroni has another switchover under way or scheduled", "wait, or cancel it: patronictl flush")
+        return Refusal(
+            "Patroni has another switchover under way or scheduled", "wait, or cancel it: patronictl flush"
+        )
     healthy = [m for m in snapshot.members if m.running and (m is leader or m.streaming)]
     needed = snapshot.synchronous_nodes + 1
     if len(healthy) < needed:
         away = ", ".join(m.name for m in snapshot.members if m not in healthy)
         return Refusal(
-            f"only {len(healthy)} members are healthy and synchronous commit needs {needed} (not healthy: {away})",
+            f"only {len(healthy)} members are healthy and synchronous commit needs {needed} (not"
+            f" healthy: {away})",
             "bring them back first: wmsctl failover rejoin NODE",
         )
     candidate = _choose(snapshot, leader, to)
@@ -147,8 +165,9 @@ def promote(
 ) -> PromotePlan | AlreadySo | Refusal:
     """Plan a promotion after the loss of the primary.
 
-    Refuses when there is a healthy primary, when an acknowledged commit could be lost (unless `allow_data_loss`), and
-    when the store gives no certain answer. With `fence` the lost node is proven dead first, and its lease ended at once.
+    Refuses when there is a healthy primary, when an acknowledged commit could be lost (unless
+    `allow_data_loss`), and when the store gives no certain answer. With `fence` the lost node is proven dead
+    first, and its lease ended at once.
     """
     refusal = _common(snapshot) or _unknown_member(snapshot, to)
     if refusal:
@@ -160,38 +179,53 @@ def promote(
     dead = key.holder if key else (sync.leader if sync else "")
     if key and holder and holder.answers and not fence:
         return Refusal(
-            f"the agent on {key.holder} answers and holds the lease ({_trouble(holder)}): Patroni decides there",
-            f"wait for Patroni, or take the node out for certain: wmsctl failover promote --fence (fences {key.holder})",
+            f"the agent on {key.holder} answers and holds the lease ({_trouble(holder)}): Patroni"
+            " decides there",
+            "wait for Patroni, or take the node out for certain: wmsctl failover promote --fence"
+            f" (fences {key.holder})",
         )
     rogue = next((m for m in snapshot.members if m.answers and m.role == "primary" and m.name != dead), None)
     if rogue is not None:
         return Refusal(
-            f"{rogue.name} runs as primary without holding the lease", "Patroni is about to settle it: wmsctl status --watch"
+            f"{rogue.name} runs as primary without holding the lease",
+            "Patroni is about to settle it: wmsctl status --watch",
         )
     if fence and not snapshot.power_control:
-        return Refusal("nodes of this platform cannot be powered by wmsctl", "leave out --fence and wait for the lease")
+        return Refusal(
+            "nodes of this platform cannot be powered by wmsctl", "leave out --fence and wait for the lease"
+        )
     if fence and not dead:
-        return Refusal("nobody holds the lease and no last primary is known: there is nothing to fence", "leave out --fence")
+        return Refusal(
+            "nobody holds the lease and no last primary is known: there is nothing to fence",
+            "leave out --fence",
+        )
 
     reachable = [m for m in snapshot.members if m.running and m.role != "primary" and m.name != dead]
     able = [m for m in reachable if not m.nofailover and m.timeline is not None and m.position >= 0]
     newest = max((m.timeline or 0 for m in able), default=0)
     racers = [m for m in able if m.timeline == newest]
     if not racers:
-        return Refusal("no reachable member can be promoted", "bring one back: wmsctl status, wmsctl node on NODE")
+        return Refusal(
+            "no reachable member can be promoted", "bring one back: wmsctl status, wmsctl node on NODE"
+        )
     best = max(racers, key=lambda m: (m.position, m.priority, m.name))
     doubt = uncertainty(sync, dead, racers)
     if doubt and not allow_data_loss:
         return Refusal(
             f"an acknowledged commit could be lost: {doubt}",
-            "bring one of the missing members back (wmsctl node on NODE); or accept the loss: --allow-data-loss",
+            "bring one of the missing members back (wmsctl node on NODE); or accept the loss:"
+            " --allow-data-loss",
         )
     if to and to != best.name and not allow_data_loss:
         wanted = snapshot.member(to)
         why = "it does not answer" if wanted not in racers else _behind(wanted, best)
-        return Refusal(f"{to} will not be promoted: {why}", f"leave out --to {to}; switch over to it afterwards")
+        return Refusal(
+            f"{to} will not be promoted: {why}", f"leave out --to {to}; switch over to it afterwards"
+        )
     if to and not any(m.name == to for m in racers):
-        return Refusal(f"{to} cannot be promoted: it does not answer, is behind in its timeline or tagged nofailover")
+        return Refusal(
+            f"{to} cannot be promoted: it does not answer, is behind in its timeline or tagged nofailover"
+        )
     expected = to or best.name
     manual = bool(doubt) or (bool(to) and to != best.name)
     chosen = snapshot.member(expected)
@@ -225,32 +259,44 @@ def rejoin(snapshot: Snapshot, node: str, *, rebuild: bool = False) -> RejoinPla
     assert member is not None
     if leader is None or not leader.running or leader.role != "primary" or leader.timeline is None:
         return Refusal(
-            f"the leader {key.holder} is not well ({_trouble(leader)})", "see: wmsctl status, wmsctl failover promote"
+            f"the leader {key.holder} is not well ({_trouble(leader)})",
+            "see: wmsctl status, wmsctl failover promote",
         )
     off = node in snapshot.powered_off
     if off and not snapshot.power_control:
-        return Refusal(f"{node} is powered off and wmsctl cannot power it on", "start the node, then run this again")
+        return Refusal(
+            f"{node} is powered off and wmsctl cannot power it on", "start the node, then run this again"
+        )
     if member.running and member.streaming and member.timeline == leader.timeline and not rebuild:
-        return AlreadySo(f"{node} streams from {leader.name} on timeline {leader.timeline} already", leader.name)
+        return AlreadySo(
+            f"{node} streams from {leader.name} on timeline {leader.timeline} already", leader.name
+        )
     steps = []
     if off:
         steps.append(f"power on {node} (removes its fence)")
     if rebuild:
         steps.append(f"rebuild {node} from {leader.name}: its data is discarded")
-    steps.append(f"wait until {node} streams from {leader.name} on timeline {leader.timeline} and counts for commits again")
+    steps.append(
+        f"wait until {node} streams from {leader.name} on timeline {leader.timeline} and counts for"
+        " commits again"
+    )
     return RejoinPlan(node, leader.name, leader.timeline, off, rebuild, tuple(steps))
 
 
 def uncertainty(sync: SyncView | None, dead: str, reachable: list[MemberView]) -> str:
-    """Why the `reachable` members might lack an acknowledged commit of `dead`; empty when they have all of them.
+    """Why the `reachable` members might lack an acknowledged commit of `dead`; empty when they have all of
+    them.
 
-    They have if more than `quorum` of them are voters of the /sync key (or its leader): see the module's text.
+    They have if more than `quorum` of them are voters of the /sync key (or its leader): see the module's
+    text.
     """
     if sync is None or not sync.leader:
         return "synchronous commit is not in force, so nobody confirmed the last commits"
     if dead and sync.leader.lower() != dead.lower():
         return f"the synchronous state is of {sync.leader}, and not of {dead}, which held the lease"
-    listed = {name.lower() for name in sync.voters | {sync.leader}}  # PostgreSQL compares these names without case
+    listed = {
+        name.lower() for name in sync.voters | {sync.leader}
+    }  # PostgreSQL compares these names without case
     counted = [m.name for m in reachable if m.name.lower() in listed]
     if len(counted) <= sync.quorum:
         missing = sorted(name for name in sync.voters if name.lower() not in {m.lower() for m in counted})
@@ -268,7 +314,10 @@ def _common(snapshot: Snapshot) -> Refusal | None:
     """What stands in the way of every operation."""
     if snapshot.unfinished:
         first = snapshot.unfinished[0]
-        return Refusal(f"{first.kind} of {first.started} is unfinished ({first.id})", "finish or undo it: wmsctl failover resume")
+        return Refusal(
+            f"{first.kind} of {first.started} is unfinished ({first.id})",
+            "finish or undo it: wmsctl failover resume",
+        )
     if not snapshot.store.answers:
         return Refusal(
             f"the store gives no certain answer, so nobody knows who leads: {snapshot.store.trouble}",
@@ -304,7 +353,9 @@ def _choose(snapshot: Snapshot, leader: MemberView, to: str) -> MemberView | Ref
     fit = [m for m in others if not flaws[m.name]]
     if not fit:
         told = "; ".join(f"{name}: {text}" for name, text in flaws.items())
-        return Refusal(f"no candidate is fit to take over ({told})", "see: wmsctl replicas, wmsctl failover rejoin NODE")
+        return Refusal(
+            f"no candidate is fit to take over ({told})", "see: wmsctl replicas, wmsctl failover rejoin NODE"
+        )
     return max(fit, key=lambda m: (m.priority, -(m.replay_lag or 0), m.name))
 
 
@@ -334,7 +385,8 @@ def _poolers(snapshot: Snapshot) -> dict[str, tuple[str, ...]] | Refusal:
     for pooler in snapshot.poolers:
         if not pooler.answers:
             return Refusal(
-                f"the pooler on {pooler.name} does not answer ({pooler.trouble}): its clients would see errors",
+                f"the pooler on {pooler.name} does not answer ({pooler.trouble}): its clients would"
+                " see errors",
                 "bring it back first: wmsctl status",
             )
         if pooler.paused:
@@ -343,7 +395,10 @@ def _poolers(snapshot: Snapshot) -> dict[str, tuple[str, ...]] | Refusal:
                 "resume it there first, if nobody needs the pause",
             )
         if snapshot.write_database not in pooler.databases:
-            return Refusal(f"the pooler on {pooler.name} has no database {snapshot.write_database!r}", "see its pgbouncer.ini")
+            return Refusal(
+                f"the pooler on {pooler.name} has no database {snapshot.write_database!r}",
+                "see its pgbouncer.ini",
+            )
         rest = tuple(name for name in pooler.databases if name != snapshot.write_database)
         found[pooler.name] = (*rest, snapshot.write_database)
     return found
@@ -356,9 +411,13 @@ def _healthy_primary(snapshot: Snapshot, leader: MemberView, to: str) -> Already
     away = [m.name for m in snapshot.members if not m.running]
     recent = snapshot.last_promotion_age is not None and snapshot.last_promotion_age <= RECENT_S
     if to == leader.name or away or recent:
-        since = f" since {snapshot.last_promotion_age:.0f} s" if snapshot.last_promotion_age is not None else ""
+        since = (
+            f" since {snapshot.last_promotion_age:.0f} s" if snapshot.last_promotion_age is not None else ""
+        )
         return AlreadySo(f"{leader.name} leads on timeline {leader.timeline}{since}", leader.name)
-    return Refusal(f"the primary {leader.name} is healthy: nothing is lost", "to move it: wmsctl failover switchover")
+    return Refusal(
+        f"the primary {leader.name} is healthy: nothing is lost", "to move it: wmsctl failover switchover"
+    )
 
 
 def _behind(member: MemberView | None, best: MemberView) -> str:
@@ -388,5 +447,7 @@ def _promotion_steps(
         steps.append(f"ask Patroni for {expected} by name, past its checks: commits may be lost")
     else:
         steps.append(f"wait for Patroni's quorum race ({expected} is the most advanced)")
-    steps.append(f"prove a write through {', '.join((*snapshot.proxies, *(p.name for p in snapshot.poolers)))}")
+    steps.append(
+        f"prove a write through {', '.join((*snapshot.proxies, *(p.name for p in snapshot.poolers)))}"
+    )
     return tuple(steps)

@@ -1,8 +1,8 @@
 """Pausing and resuming PgBouncers: one open console each, all at the same time.
 
-Databases are paused one by one, the write database last, so that writers wait no longer than needed; PAUSE returns when no
-transaction of the database runs any more and its server connections are closed. What is paused is always resumed by
-name, because a plain RESUME does not lift the pause of a single database.
+Databases are paused one by one, the write database last, so that writers wait no longer than needed; PAUSE
+returns when no transaction of the database runs any more and its server connections are closed. What is
+paused is always resumed by name, because a plain RESUME does not lift the pause of a single database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ CONSOLE_S = 2.0
 
 
 class PoolerControl:
-    """One PgBouncer under the control of an operation, over one kept console connection. One thread at a time."""
+    """One PgBouncer under the control of an operation, over one kept console connection. One thread at a
+    time.
+    """
 
     def __init__(self, client: PgBouncer) -> None:
         self.name = client.name
@@ -55,9 +57,11 @@ class PoolerControl:
         return self._ask(lambda console: console.databases(), CONSOLE_S)
 
     def pause(self, databases: Sequence[str], limit: float) -> dict[str, float]:
-        """Pause them in order within `limit` seconds in all; database → monotonic time at which its pause began.
+        """Pause them in order within `limit` seconds in all; database → monotonic time at which its pause
+        began.
 
-        Raises Unreachable when time is up or the pooler is lost: then anything may be paused, and `resume` is due.
+        Raises Unreachable when time is up or the pooler is lost: then anything may be paused, and `resume` is
+        due.
         """
         begun: dict[str, float] = {}
 
@@ -70,8 +74,8 @@ class PoolerControl:
         return self._ask(work, limit)
 
     def resume(self, databases: Sequence[str]) -> float:
-        """Resume those of `databases` that are paused; the monotonic time at which all ran. Tries a second console when the
-        first is lost. Raises Unreachable, Failed.
+        """Resume those of `databases` that are paused; the monotonic time at which all ran. Tries a second
+        console when the first is lost. Raises Unreachable, Failed.
         """
         try:
             self._ask(lambda console: [console.resume(name) for name in databases], CONSOLE_S)
@@ -143,7 +147,9 @@ class Pause:
     """Database → last RESUME."""
 
     def begin(self, limit: float) -> None:
-        """Pause everything within `limit` seconds. Raises PauseFailed; what was paused stays so: call `end`."""
+        """Pause everything within `limit` seconds. Raises PauseFailed; what was paused stays so: call
+        `end`.
+        """
         futures = {
             control: self.executor.submit(control.pause, self.databases[control.name], limit)
             for control in self.controls
@@ -167,7 +173,9 @@ class Pause:
         raise PauseFailed(f"not paused within {limit:.1f} s: {'; '.join(troubles)}", busy)
 
     def end(self, *names: str) -> list[str]:
-        """Resume the databases `names` (all without any) everywhere at once; what went wrong, by pooler. Never raises."""
+        """Resume the databases `names` (all without any) everywhere at once; what went wrong, by pooler.
+        Never raises.
+        """
         futures: dict[PoolerControl, Future[float]] = {}
         for control in self.controls:
             chosen = [name for name in self.databases[control.name] if not names or name in names]

@@ -1,7 +1,8 @@
 """Applies a promotion plan: fence, end the lease, wait for the new leader, prove.
 
-The lease is ended early only on the proof that its holder is dead and stays so, and only if the store still holds exactly the
-lock that was seen: then Patroni's own quorum race decides who leads, as it would have after the lease had run out.
+The lease is ended early only on the proof that its holder is dead and stays so, and only if the store still
+holds exactly the lock that was seen: then Patroni's own quorum race decides who leads, as it would have after
+the lease had run out.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ class Outcome:
     """The old primary came back by itself before its lease ran out: nobody was promoted."""
 
 
-def apply(plan: PromotePlan, world: Promotable, steps: Steps, outcome: Outcome, *, deadline: Deadline) -> None:
+def apply(
+    plan: PromotePlan, world: Promotable, steps: Steps, outcome: Outcome, *, deadline: Deadline
+) -> None:
     """Run the steps and fill in `outcome`.
 
-    Raises Failed when the node cannot be proven dead (its lease is then left alone) or when Patroni declines, Unknown
-    when there is no new leader by the deadline. Each step may be run again.
+    Raises Failed when the node cannot be proven dead (its lease is then left alone) or when Patroni declines,
+    Unknown when there is no new leader by the deadline. Each step may be run again.
     """
     started = time.monotonic()
     if plan.fence:
@@ -67,7 +70,9 @@ def apply(plan: PromotePlan, world: Promotable, steps: Steps, outcome: Outcome, 
         outcome.recovered = lead.timeline <= plan.timeline
         outcome.leader_ms = _since(started)
         facts.update(leader=lead.name, timeline=lead.timeline, ms=outcome.leader_ms)
-    with steps.step("prove", f"{lead.name} leads on timeline {lead.timeline}; proving a write through every way in") as facts:
+    with steps.step(
+        "prove", f"{lead.name} leads on timeline {lead.timeline}; proving a write through every way in"
+    ) as facts:
         outcome.proofs = tuple(world.prove(lead.name, steps.record.id, deadline))
         _check(outcome)
         outcome.proven_ms = facts["ms"] = _since(started)
@@ -130,7 +135,9 @@ def _await(plan: PromotePlan, world: Promotable, asked: _Asked | None, deadline:
         if lead is not None and (lead.timeline > plan.timeline or lead.name == plan.dead):
             return lead
         if asked is not None and asked.refused:
-            raise Failed(f"Patroni did not fail over to {plan.expected}: {asked.refused}", hint="see: wmsctl status")
+            raise Failed(
+                f"Patroni did not fail over to {plan.expected}: {asked.refused}", hint="see: wmsctl status"
+            )
         if deadline.expired:
             raise Unknown(
                 f"no new leader in time{trouble}",
@@ -143,7 +150,8 @@ def _check(outcome: Outcome) -> None:
     wrong = [p for p in outcome.proofs if p.timeline != outcome.timeline]
     if wrong:
         raise Failed(
-            f"the write through {wrong[0].via} landed on timeline {wrong[0].timeline}, expected {outcome.timeline}",
+            f"the write through {wrong[0].via} landed on timeline {wrong[0].timeline}, expected"
+            f" {outcome.timeline}",
             hint="see who leads: wmsctl status",
         )
 

@@ -36,13 +36,14 @@ class Proof:
 def write(connection: Any, via: str, operation: str, *, limit: float) -> Proof:
     """Write and read back on an open autocommit connection within `limit` seconds.
 
-    Raises Failed when the commit is not covered by the synchronous standbys or the row read is not the row written;
-    driver errors pass (wrap them by Server.translated).
+    Raises Failed when the commit is not covered by the synchronous standbys or the row read is not the row
+    written; driver errors pass (wrap them by Server.translated).
     """
     warnings: list[str] = []
 
     def notice(diagnostic: Any) -> None:
-        # "The transaction has already committed locally, but might not have been replicated": an answer that proves nothing.
+        # "The transaction has already committed locally, but might not have been replicated": an answer that
+        # proves nothing.
         if diagnostic.severity_nonlocalized == "WARNING":
             warnings.append(diagnostic.message_primary or "warning without text")
 
@@ -58,7 +59,12 @@ def write(connection: Any, via: str, operation: str, *, limit: float) -> Proof:
     if warnings:
         raise Failed(f"a write through {via} was not confirmed by the standbys: {warnings[0]}")
     timeline, transaction = int(written[0]), int(written[1])
-    if read is None or read[0] != token or int(read[1]) != timeline or int(read[2]) != transaction & 0xFFFFFFFF:
+    if (
+        read is None
+        or read[0] != token
+        or int(read[1]) != timeline
+        or int(read[2]) != transaction & 0xFFFFFFFF
+    ):
         raise Failed(
             f"a write through {via} was acknowledged and is not what is read back",
             hint="two servers answer behind it: see wmsctl status before anything else",
@@ -66,11 +72,13 @@ def write(connection: Any, via: str, operation: str, *, limit: float) -> Proof:
     return Proof(via, timeline, transaction, round((time.monotonic() - started) * 1000, 1))
 
 
-def until(attempt: Callable[[float], Proof], deadline: Deadline, via: str, *, interval: float = 0.02) -> Proof:
+def until(
+    attempt: Callable[[float], Proof], deadline: Deadline, via: str, *, interval: float = 0.02
+) -> Proof:
     """Repeat `attempt` (called with its limit in seconds) until it gives a proof.
 
-    Errors of a failing way (lost, read only, nobody there) are what is waited out. Raises Failed with the last one at
-    the deadline.
+    Errors of a failing way (lost, read only, nobody there) are what is waited out. Raises Failed with the
+    last one at the deadline.
     """
     while True:
         try:

@@ -15,7 +15,9 @@ from wmsctl.failover.steps import Steps
 
 POLL_S = 0.25
 BROKEN_S = 10.0
-"""A member that reports a failed start for this long does not come back by itself (Patroni tries pg_rewind at once)."""
+"""A member that reports a failed start for this long does not come back by itself (Patroni tries pg_rewind at
+once).
+"""
 
 AGENT_S = 30.0
 
@@ -54,8 +56,8 @@ def apply(
 ) -> None:
     """Run the steps and fill in `outcome`.
 
-    Raises NeedsRebuild when the member's PostgreSQL does not start with its data, Unknown when it does not stream by the
-    deadline. Each step may be run again.
+    Raises NeedsRebuild when the member's PostgreSQL does not start with its data, Unknown when it does not
+    stream by the deadline. Each step may be run again.
     """
     started = clock()
     if plan.power_on:
@@ -90,7 +92,9 @@ def rebuild(
         outcome.rebuilt = True
 
 
-def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]) -> MemberStatus:
+def _await(
+    plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]
+) -> MemberStatus:
     broken_since: float | None = None
     while True:
         status = world.member(plan.node)
@@ -108,6 +112,9 @@ def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Calla
             state = "its agent does not answer" if status is None else f"PostgreSQL is {status.state}"
             raise Unknown(
                 f"{plan.node} does not stream from {plan.leader} yet ({state})",
-                hint=f"watch it (wmsctl status --watch); a hopeless one: wmsctl failover rejoin {plan.node} --rebuild",
+                hint=(
+                    "watch it (wmsctl status --watch); a hopeless one: wmsctl failover rejoin"
+                    f" {plan.node} --rebuild"
+                ),
             )
         world.sleep(POLL_S)

@@ -1,6 +1,7 @@
 """Settles what an interrupted wmsctl left open in the journal: finished, undone, or still not known.
 
-Idempotent: every step may be run again, and an operation is closed only when its end is certain and a write is proven.
+Idempotent: every step may be run again, and an operation is closed only when its end is certain and a write
+is proven.
 """
 
 from __future__ import annotations
@@ -51,12 +52,16 @@ class Resumption:
             if away:
                 raise Unknown(
                     f"the pooler on {', '.join(away)} does not answer, so it may still be paused",
-                    hint="bring it back (a restarted pooler is not paused), then again: wmsctl failover resume",
+                    hint=(
+                        "bring it back (a restarted pooler is not paused), then again: wmsctl failover resume"
+                    ),
                 )
         if not op.reached("switch"):
             record.finish("undone", reason="interrupted before anything was switched")
             leader = str(op.plan["leader"])
-            return Result(op.id, "switchover", "undone", f"nothing was switched: {leader} keeps the lead", leader)
+            return Result(
+                op.id, "switchover", "undone", f"nothing was switched: {leader} keeps the lead", leader
+            )
         settled = settle.switchover(self._runner.world, op.plan, record.id, Deadline.after(self._limit))
         if settled is None:
             raise Unknown(
@@ -94,9 +99,13 @@ class Resumption:
             )
         if not (op.reached("fence") or op.reached("manual-failover") or op.reached("await-leader")):
             record.finish("undone", reason="interrupted before anything was changed")
-            return Result(op.id, "promote", "undone", "nothing was changed; there is no leader: wmsctl failover promote")
+            return Result(
+                op.id, "promote", "undone", "nothing was changed; there is no leader: wmsctl failover promote"
+            )
         # The operator confirmed it then; each step may be run again. The rules are asked anew.
-        snapshot = _without(self._runner.world.observe(heartbeats=bool(op.arguments["allow_data_loss"])), op.id)
+        snapshot = _without(
+            self._runner.world.observe(heartbeats=bool(op.arguments["allow_data_loss"])), op.id
+        )
         plan = planning.promote(
             snapshot,
             str(op.arguments["to"]),
@@ -121,7 +130,9 @@ class Resumption:
         if isinstance(plan, AlreadySo):
             if op.arguments.get("rebuild") and not op.completed("rebuild"):
                 record.finish("undone", leader=plan.leader, reason="the rebuild was not begun for certain")
-                again = f"{plan.message}; if it is still to be rebuilt: wmsctl failover rejoin {node} --rebuild"
+                again = (
+                    f"{plan.message}; if it is still to be rebuilt: wmsctl failover rejoin {node} --rebuild"
+                )
                 return Result(op.id, "rejoin", "undone", again, plan.leader)
             record.finish("done", leader=plan.leader, reason="settled by resume")
             return self._runner.already(plan, "rejoin")

@@ -67,7 +67,8 @@ def proxy_ways(inventory: Inventory, clients: Clients) -> dict[str, Way]:
 def pooler_ways(inventory: Inventory, clients: Clients) -> dict[str, Way]:
     """PgBouncer node → its write database."""
     return {
-        pooler.node: Way(f"{pooler.node}:{pooler.port}", clients.pooled(pooler)) for pooler in inventory.pools.poolers
+        pooler.node: Way(f"{pooler.node}:{pooler.port}", clients.pooled(pooler))
+        for pooler in inventory.pools.poolers
     }
 
 
@@ -82,9 +83,11 @@ def attempt(way: Way, operation: str, limit: float, *, connect: float = 2.0) -> 
 
 
 def settled(client: HAProxy, leader: str, deadline: Deadline) -> bool:
-    """Wait until this HAProxy sends writes to `leader` and to nobody else; False when it does not say or time is up.
+    """Wait until this HAProxy sends writes to `leader` and to nobody else; False when it does not say or time
+    is up.
 
-    A connection made earlier could reach the old primary, refused or read only, and cost HAProxy's own retries.
+    A connection made earlier could reach the old primary, refused or read only, and cost HAProxy's own
+    retries.
     """
     while not deadline.expired:
         try:
@@ -122,9 +125,13 @@ class Rig:
         """Open everything, in parallel. Raises Unreachable, Failed: then nothing was changed."""
         inventory, clients, plan = self.inventory, self.clients, self.plan
         barrier = [self.executor.submit(time.sleep, 0.005) for _ in range(16)]  # starts the threads
-        self.controls = [PoolerControl(client) for client in clients.pgbouncers() if client.name in plan.poolers]
+        self.controls = [
+            PoolerControl(client) for client in clients.pgbouncers() if client.name in plan.poolers
+        ]
         self.pause_of_all = Pause(self.controls, plan.poolers, self.executor, plan.write_database)
-        self.proxies: dict[str, HAProxy] = {s.node: haproxy_client(inventory, s) for s in inventory.proxies.stats}
+        self.proxies: dict[str, HAProxy] = {
+            s.node: haproxy_client(inventory, s) for s in inventory.proxies.stats
+        }
         self.proxy_ways = proxy_ways(inventory, clients)
         self.pooler_ways = pooler_ways(inventory, clients)
         self.leader_api = clients.patroni_member(inventory.member(plan.leader))
@@ -146,7 +153,13 @@ class Rig:
             raise troubles[0]
         self._candidate = opening.result()
         self._sessions = {name: job.result() for name, job in sessions.items()}
-        self._opened = [self._candidate, *self._sessions.values(), *self.controls, *self.proxies.values(), self.leader_api]
+        self._opened = [
+            self._candidate,
+            *self._sessions.values(),
+            *self.controls,
+            *self.proxies.values(),
+            self.leader_api,
+        ]
 
     def checkpoint(self) -> float:
         """CHECKPOINT on the leader; seconds that it took."""
@@ -172,7 +185,9 @@ class Rig:
         self.pause_of_all.begin(limit)
 
     def request(self) -> None:
-        """Send the request for the switchover, without waiting for Patroni's answer (it comes seconds after the deed)."""
+        """Send the request for the switchover, without waiting for Patroni's answer (it comes seconds after
+        the deed).
+        """
         self._answer = self.executor.submit(
             self.leader_api.switchover, self.plan.leader, self.plan.candidate, timeout=40.0
         )
@@ -207,7 +222,9 @@ class Rig:
         return self.pause_of_all.end(*databases)
 
     def reads_settled(self, deadline: Deadline) -> bool:
-        """Wait until no HAProxy sends reads to the candidate any more: sessions it has there end when it notices."""
+        """Wait until no HAProxy sends reads to the candidate any more: sessions it has there end when it
+        notices.
+        """
 
         def gone(client: HAProxy) -> bool:
             while not deadline.expired:
@@ -229,7 +246,9 @@ class Rig:
             way, session = self.pooler_ways[name], self._sessions[name]
             try:
                 with way.server.translated():
-                    return proof.write(session, way.name, self.operation, limit=max(0.1, deadline.remaining()))
+                    return proof.write(
+                        session, way.name, self.operation, limit=max(0.1, deadline.remaining())
+                    )
             except Unreachable as error:
                 raise Failed(f"a session through {way.name} did not survive: {error.message}") from error
 
@@ -242,16 +261,21 @@ class Rig:
         return any(row.name == member and row.state == "streaming" for row in found)
 
     def blockers(self, pids: list[int]) -> list[str]:
-        """Who holds the transactions of these backends of the leader: no text of a statement, it may hold values."""
+        """Who holds the transactions of these backends of the leader: no text of a statement, it may hold
+        values.
+        """
         server = self.clients.superuser(self.inventory.member(self.plan.leader))
         found = server.query(
-            "SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::float8,"
-            " split_part(ltrim(query), ' ', 1) FROM pg_stat_activity WHERE pid = ANY(%s) AND xact_start IS NOT NULL"
+            "SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() -"
+            " xact_start)::float8,"
+            " split_part(ltrim(query), ' ', 1) FROM pg_stat_activity WHERE pid = ANY(%s) AND"
+            " xact_start IS NOT NULL"
             " ORDER BY xact_start",
             (pids,),
         )
         return [
-            f"pid {pid} of {user} ({application or 'no name'}): {state} for {age:.1f} s, last {verb.upper()[:12] or '?'}"
+            f"pid {pid} of {user} ({application or 'no name'}): {state} for {age:.1f} s, last"
+            f" {verb.upper()[:12] or '?'}"
             for pid, user, application, state, age, verb in found
         ]
 
@@ -267,5 +291,3 @@ def _all(jobs: list[Future[Any]]) -> list[Any]:
     """The results of all; the first error once all have ended."""
     wait(jobs)
     return [job.result() for job in jobs]
-
-

@@ -1,6 +1,7 @@
 """Runs the operations: observe → plan → confirm → apply → verify, under the lock, with journal and audit.
 
-Each method returns the result to print, or raises the error that says how it ended; the journal says the same.
+Each method returns the result to print, or raises the error that says how it ended; the journal says the
+same.
 """
 
 from __future__ import annotations
@@ -76,7 +77,14 @@ class Runner:
     """The operations on one platform. `yes` answers every question beforehand."""
 
     def __init__(
-        self, world: WorldLike, journal: Journal, audit: Audit, printer: Printer, command: str, *, yes: bool = False
+        self,
+        world: WorldLike,
+        journal: Journal,
+        audit: Audit,
+        printer: Printer,
+        command: str,
+        *,
+        yes: bool = False,
     ) -> None:
         self.world = world
         self.journal = journal
@@ -97,7 +105,9 @@ class Runner:
                 return self.already(plan, "switchover")
             if self._ask(f"switch over from {plan.leader} to {plan.candidate}?", plan.steps):
                 plan = self._again(plan, planning.switchover(self.world.observe(), plan.candidate))
-            with self._begun("switchover", plan, {"to": to, "pause_s": pause_s, "deadline_s": deadline_s}) as record:
+            with self._begun(
+                "switchover", plan, {"to": to, "pause_s": pause_s, "deadline_s": deadline_s}
+            ) as record:
                 return self._switch(plan, record, pause_s, deadline_s)
 
     def promote(
@@ -119,20 +129,29 @@ class Runner:
                 return self.proven(plan, "promote", deadline_s)
             if plan.loss is not None:
                 self.printer.warn(f"commits may be lost: {plan.loss}")
-            if self._ask(f"promote {plan.expected} in place of {plan.dead or 'the lost primary'}?", plan.steps):
+            if self._ask(
+                f"promote {plan.expected} in place of {plan.dead or 'the lost primary'}?", plan.steps
+            ):
                 plan = decide()
                 if isinstance(plan, Refusal):
                     raise refused(plan)
                 if isinstance(plan, AlreadySo):
                     return self.proven(plan, "promote", deadline_s)
-            arguments = {"to": to, "fence": fence, "allow_data_loss": allow_data_loss, "deadline_s": deadline_s}
+            arguments = {
+                "to": to,
+                "fence": fence,
+                "allow_data_loss": allow_data_loss,
+                "deadline_s": deadline_s,
+            }
             with self._begun("promote", plan, arguments) as record:
                 return self.apply_promotion(plan, record, deadline_s)
 
     def rejoin(self, node: str, *, rebuild: bool, deadline_s: float, dry_run: bool) -> Result:
         """Bring a member back. See `wmsctl failover rejoin`."""
         if dry_run:
-            return self._look(planning.rejoin(self.world.observe(power=node), node, rebuild=rebuild), "rejoin")
+            return self._look(
+                planning.rejoin(self.world.observe(power=node), node, rebuild=rebuild), "rejoin"
+            )
         with self.journal.lock(self.command):
             plan = planning.rejoin(self.world.observe(power=node), node, rebuild=rebuild)
             if isinstance(plan, Refusal):
@@ -214,12 +233,16 @@ class Runner:
         if still_paused:
             return trouble
         if not operation.reached("switch"):
-            record.finish("refused" if isinstance(trouble, Refused) else "failed", reason=trouble.message, **measured)
+            record.finish(
+                "refused" if isinstance(trouble, Refused) else "failed", reason=trouble.message, **measured
+            )
             trouble.add_note(f"nothing was switched: {plan.leader} leads, the poolers run")
             return trouble
         if operation.completed("prove-poolers"):  # only the old leader is missing
             record.finish("done", leader=plan.candidate, reason=trouble.message, **measured)
-            trouble.add_note(f"the switchover is done: {plan.candidate} leads, a write was proven through every pooler")
+            trouble.add_note(
+                f"the switchover is done: {plan.candidate} leads, a write was proven through every pooler"
+            )
             return trouble
         self.printer.progress(f"{trouble.message}; looking who leads")
         try:
@@ -235,13 +258,16 @@ class Runner:
         close(record, settled, reason=trouble.message, **measured)
         if settled.result == "done":
             return Failed(
-                f"{plan.candidate} leads on timeline {settled.lead.timeline} and writes work, but not as planned:"
+                f"{plan.candidate} leads on timeline {settled.lead.timeline} and writes work, but"
+                " not as planned:"
                 f" {trouble.message}",
                 hint="clients may have seen errors; nothing is left to do",
             )
         return Failed(
             f"the switchover to {plan.candidate} failed: {trouble.message}",
-            hint=f"{settled.lead.name} leads on timeline {settled.lead.timeline}, writes work, the poolers run",
+            hint=(
+                f"{settled.lead.name} leads on timeline {settled.lead.timeline}, writes work, the poolers run"
+            ),
         )
 
     def _not_paused(self, plan: SwitchoverPlan, rig: RigLike, error: PauseFailed) -> Refused:
@@ -279,9 +305,15 @@ class Runner:
             if value is not None
         }
         result = "undone" if outcome.recovered else "done"
-        record.finish("undone" if outcome.recovered else "done", leader=outcome.leader, timeline=outcome.timeline, **measured)
+        record.finish(
+            "undone" if outcome.recovered else "done",
+            leader=outcome.leader,
+            timeline=outcome.timeline,
+            **measured,
+        )
         summary = (
-            f"{outcome.leader} came back by itself and leads on timeline {outcome.timeline}; nobody was promoted"
+            f"{outcome.leader} came back by itself and leads on timeline {outcome.timeline}; nobody"
+            " was promoted"
             if outcome.recovered
             else f"{outcome.leader} leads on timeline {outcome.timeline};"
             f" a write was proven {(outcome.proven_ms or 0) / 1000:.1f} s after the start"
@@ -321,7 +353,9 @@ class Runner:
             record.finish("failed", reason=error.message)
             raise
         measured = {"streaming": outcome.streaming_ms or 0.0}
-        record.finish("done", leader=plan.leader, timeline=outcome.timeline, rebuilt=outcome.rebuilt, **measured)
+        record.finish(
+            "done", leader=plan.leader, timeline=outcome.timeline, rebuilt=outcome.rebuilt, **measured
+        )
         return Result(
             record.id,
             "rejoin",
@@ -346,18 +380,25 @@ class Runner:
 
     def _ask(self, question: str, steps: tuple[str, ...], *, needed: bool = True) -> bool:
         """Show the steps and ask; whether somebody had to think, so that the snapshot may be old."""
-        self.printer.progress("\n".join(["this will:", *(f"  {n}. {step}" for n, step in enumerate(steps, 1))]))
+        self.printer.progress(
+            "\n".join(["this will:", *(f"  {n}. {step}" for n, step in enumerate(steps, 1))])
+        )
         if not needed or self.yes:
             return False
         started = time.monotonic()
         self.printer.confirm(question, yes=False)
         return time.monotonic() - started > 0.5
 
-    def _again(self, before: SwitchoverPlan, decision: SwitchoverPlan | AlreadySo | Refusal) -> SwitchoverPlan:
+    def _again(
+        self, before: SwitchoverPlan, decision: SwitchoverPlan | AlreadySo | Refusal
+    ) -> SwitchoverPlan:
         if isinstance(decision, Refusal):
             raise refused(decision)
         if not isinstance(decision, SwitchoverPlan) or decision.leader != before.leader:
-            raise Refused("the platform changed while the question was open", hint="look again: wmsctl failover switchover")
+            raise Refused(
+                "the platform changed while the question was open",
+                hint="look again: wmsctl failover switchover",
+            )
         return decision
 
     @staticmethod
@@ -376,7 +417,15 @@ class Runner:
     def proven(self, plan: AlreadySo, kind: str, deadline_s: float) -> Result:
         """Somebody leads already; that writes work is proven nevertheless."""
         proofs = tuple(self.world.prove(plan.leader, "", Deadline.after(deadline_s)))
-        return Result("", kind, "already", plan.message, plan.leader, proofs[0].timeline if proofs else None, proofs=proofs)
+        return Result(
+            "",
+            kind,
+            "already",
+            plan.message,
+            plan.leader,
+            proofs[0].timeline if proofs else None,
+            proofs=proofs,
+        )
 
 
 def refused(refusal: Refusal) -> Refused:

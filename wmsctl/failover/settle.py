@@ -37,10 +37,11 @@ class Settled:
 
 
 def switchover(world: Settling, plan: Any, operation: str, deadline: Deadline) -> Settled | None:
-    """The end of a switchover whose request may have reached Patroni; None when it is not certain by the deadline.
+    """The end of a switchover whose request may have reached Patroni; None when it is not certain by the
+    deadline.
 
-    `plan` has leader, candidate and timeline, as attributes or keys. A write is proven through every way in before
-    anything is called ended. Raises Failed when somebody leads and a write cannot be proven.
+    `plan` has leader, candidate and timeline, as attributes or keys. A write is proven through every way in
+    before anything is called ended. Raises Failed when somebody leads and a write cannot be proven.
     """
     old, candidate, timeline = (_get(plan, key) for key in ("leader", "candidate", "timeline"))
     calm = 0.0

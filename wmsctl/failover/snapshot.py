@@ -1,4 +1,5 @@
-"""What a failover is decided on: the cluster, the store, the poolers and the journal at one moment. Data only.
+"""What a failover is decided on: the cluster, the store, the poolers and the journal at one moment. Data
+only.
 
 WAL positions and lags are in bytes, times in seconds.
 """
@@ -46,7 +47,9 @@ class MemberView:
 
     @property
     def position(self) -> int:
-        """How far its WAL reaches; -1 when unknown. The same measure as in Patroni's race: the larger of received and replayed."""
+        """How far its WAL reaches; -1 when unknown. The same measure as in Patroni's race: the larger of
+        received and replayed.
+        """
         return max(self.received or -1, self.replayed or -1, self.wal or -1)
 
 

@@ -1,8 +1,9 @@
 """The steps of an operation: journalled, shown, and the one place where a test can make wmsctl die.
 
-`WMSCTL_DIE_AT=<step>` kills this process (SIGKILL) after the journal says that the step has begun and before it does
-anything; `WMSCTL_DIE_AT=<step>:after` when its work is done and the journal does not say so yet. These are the two moments
-that a crash can leave behind. It is a hook for tests and rehearsals; nobody sets it by accident.
+`WMSCTL_DIE_AT=<step>` kills this process (SIGKILL) after the journal says that the step has begun and before
+it does anything; `WMSCTL_DIE_AT=<step>:after` when its work is done and the journal does not say so yet.
+These are the two moments that a crash can leave behind. It is a hook for tests and rehearsals; nobody sets it
+by accident.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Steps:
 
     @contextmanager
     def certain(self, name: str, message: str = "", **detail: Any) -> Iterator[dict[str, Any]]:
-        """Like `step`, for a body that has to run even when the journal cannot be written (RESUME on a full disk)."""
+        """Like `step`, for a body that has to run even when the journal cannot be written (RESUME on a full
+        disk).
+        """
         if message:
             self.progress(message)
         facts: dict[str, Any] = {}

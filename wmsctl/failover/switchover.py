@@ -1,6 +1,7 @@
 """Applies a switchover plan: checkpoint, guard, pause, switch, prove, resume, verify.
 
-Whatever happens between PAUSE and RESUME, the poolers are resumed: here, or by the guard when this process cannot.
+Whatever happens between PAUSE and RESUME, the poolers are resumed: here, or by the guard when this process
+cannot.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from wmsctl.failover.proof import Proof
 from wmsctl.failover.steps import Steps
 
 STALL_LIMIT_S = 15.0
-"""Longest time inside the pause before the poolers are resumed whatever the state: clients of the pooler wait 22 s
-(query_wait_timeout of the platform) before they see an error.
+"""Longest time inside the pause before the poolers are resumed whatever the state: clients of the pooler wait
+22 s (query_wait_timeout of the platform) before they see an error.
 """
 
 GUARD_MARGIN_S = 2.0
 SLOW_CHECKPOINT_S = 1.0
-"""After a checkpoint that took longer, much may be dirty again: a second one is short and makes the stop quick."""
+"""After a checkpoint that took longer, much may be dirty again: a second one is short and makes the stop
+quick.
+"""
 
 POLL_S = 0.01
 READS_S = 5.0
-"""How long reads stay paused at most until every HAProxy has noticed that the candidate is no replica any more."""
+"""How long reads stay paused at most until every HAProxy has noticed that the candidate is no replica any
+more.
+"""
 
 
 class Rigged(Protocol):
@@ -76,9 +81,9 @@ def apply(
 ) -> None:
     """Run the steps and fill in `outcome`.
 
-    Raises PauseFailed when the poolers did not come to rest (nothing was changed), Failed or Unknown when a later step did
-    not end well: the caller then looks who leads. `deadline` bounds the part after the pause began; the switch itself
-    has at most STALL_LIMIT_S of it.
+    Raises PauseFailed when the poolers did not come to rest (nothing was changed), Failed or Unknown when a
+    later step did not end well: the caller then looks who leads. `deadline` bounds the part after the pause
+    began; the switch itself has at most STALL_LIMIT_S of it.
     """
     with steps.step("checkpoint", f"checkpoint on {plan.leader}") as facts:
         facts["seconds"] = [round(rig.checkpoint(), 3)]
@@ -179,7 +184,8 @@ def _on_timeline(outcome: Outcome) -> None:
     wrong = [p for p in outcome.proofs if p.timeline != outcome.timeline]
     if wrong:
         raise Failed(
-            f"the write through {wrong[0].via} landed on timeline {wrong[0].timeline}, expected {outcome.timeline}",
+            f"the write through {wrong[0].via} landed on timeline {wrong[0].timeline}, expected"
+            f" {outcome.timeline}",
             hint="see who leads: wmsctl status",
         )
 

@@ -47,11 +47,19 @@ class World:
         """A snapshot; with `power` also whether that node is fenced."""
 
         def off() -> frozenset[str]:
-            fenced = bool(power) and self.inventory.hosts is not None and self.power().prove_dead(power).powered_off
+            fenced = (
+                bool(power)
+                and self.inventory.hosts is not None
+                and self.power().prove_dead(power).powered_off
+            )
             return frozenset({power}) if fenced else frozenset()
 
         return observe.snapshot(
-            self.inventory, self.clients, self.journal, heartbeats=heartbeats, powered_off=off if power else None
+            self.inventory,
+            self.clients,
+            self.journal,
+            heartbeats=heartbeats,
+            powered_off=off if power else None,
         )
 
     def power(self) -> hosts.Hosts:
@@ -72,7 +80,9 @@ class World:
         return self.power().power_on(node, deadline=deadline)
 
     def delete_leader(self, holder: str, revision: int) -> bool:
-        """Delete the leader key if it is still `holder`'s, unchanged since `revision`; False when it is not."""
+        """Delete the leader key if it is still `holder`'s, unchanged since `revision`; False when it is
+        not.
+        """
         etcd = self.clients.etcd()
         try:
             found = etcd.leader()
@@ -83,8 +93,8 @@ class World:
             etcd.close()
 
     def lead(self) -> Lead | None:
-        """The holder of the lease whose server is out of recovery; None while there is none. Raises Unreachable when the
-        store does not answer.
+        """The holder of the lease whose server is out of recovery; None while there is none. Raises
+        Unreachable when the store does not answer.
         """
         etcd = self.clients.etcd()
         try:
@@ -137,7 +147,9 @@ class World:
             member.close()
 
     def prove(self, leader: str, operation: str, deadline: Deadline) -> list[Proof]:
-        """A proof of a write through every proxy and every pooler at once. Raises Failed naming the first that gave none."""
+        """A proof of a write through every proxy and every pooler at once. Raises Failed naming the first
+        that gave none.
+        """
         proxies = rig.proxy_ways(self.inventory, self.clients)
         poolers = rig.pooler_ways(self.inventory, self.clients)
         clients = {s.node: haproxy_client(self.inventory, s) for s in self.inventory.proxies.stats}
@@ -147,7 +159,8 @@ class World:
                 for name, way in proxies.items()
             ]
             jobs += [
-                pool.submit(proof.until, _attempt(way, operation), deadline, way.name) for way in poolers.values()
+                pool.submit(proof.until, _attempt(way, operation), deadline, way.name)
+                for way in poolers.values()
             ]
         for client in clients.values():
             client.close()
@@ -165,9 +178,13 @@ class World:
     def streaming(self, leader: str) -> frozenset[str]:
         """Members that stream from `leader` and count for commits; empty when it does not answer."""
         with suppress(WmsctlError):
-            with self.clients.postgres(self.inventory.member(leader)).connect(timeout=2.0, limit=3.0) as connection:
+            with self.clients.postgres(self.inventory.member(leader)).connect(
+                timeout=2.0, limit=3.0
+            ) as connection:
                 found = postgres.replication(connection)
-            return frozenset(r.name for r in found if r.state == "streaming" and r.sync_state in ("quorum", "sync"))
+            return frozenset(
+                r.name for r in found if r.state == "streaming" and r.sync_state in ("quorum", "sync")
+            )
         return frozenset()
 
     def history(self) -> tuple[HistoryEntry, ...]:

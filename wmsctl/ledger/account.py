@@ -1,7 +1,7 @@
 """The arithmetic of the ledger: pure functions from recorded outcomes and found rows to an account.
 
-Times are seconds on the monotonic clock of the machine that wrote, unless said otherwise. An outcome that is not known is
-neither success nor failure: it is looked up afterwards, and counted on its own.
+Times are seconds on the monotonic clock of the machine that wrote, unless said otherwise. An outcome that is
+not known is neither success nor failure: it is looked up afterwards, and counted on its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class Kind(IntEnum):
     failed = 1
     """The server said that it is not, or it was never sent."""
     unknown = 2
-    """The connection was lost after sending, or the answer came with a warning that replication was not awaited."""
+    """The connection was lost after sending, or the answer came with a warning that replication was not
+    awaited.
+    """
     skipped = 3
     """Its time came while the writer was still held up by an earlier one: never sent."""
 
@@ -50,7 +52,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Gap:
-    """An interval without an acknowledged commit of any writer. `open` when the run ended before the next one."""
+    """An interval without an acknowledged commit of any writer. `open` when the run ended before the next
+    one.
+    """
 
     seconds: float
     start: float
@@ -69,7 +73,9 @@ class Recovery:
     first_ack_s: float | None
     """From the injection to the end of that gap."""
     new_timeline_s: float | None
-    """From the injection to the first acknowledged commit on a newer timeline than any before it; None without one."""
+    """From the injection to the first acknowledged commit on a newer timeline than any before it; None
+    without one.
+    """
     timeline_before: int
     timeline_after: int
 
@@ -144,8 +150,8 @@ SHOWN = 20
 def reconcile(outcomes: Iterable[Outcome], present: Mapping[Key, int] | set[Key]) -> Reconciled:
     """Compare the record with `present`, the keys of the rows found.
 
-    lost = acknowledged - present. Nothing else counts as lost, and a row that is there makes no success of an outcome that
-    was not acknowledged.
+    lost = acknowledged - present. Nothing else counts as lost, and a row that is there makes no success of an
+    outcome that was not acknowledged.
     """
     lost, contradicted, recorded = [], [], set()
     there = absent = 0
@@ -166,8 +172,9 @@ def reconcile(outcomes: Iterable[Outcome], present: Mapping[Key, int] | set[Key]
 def longest_gap(outcomes: Sequence[Outcome], start: float, end: float) -> Gap | None:
     """The longest interval between consecutive acknowledged commits of all writers within [start, end].
 
-    The time before the first counts from `start`, the time after the last until `end` (then it is open): an outage at
-    the edge of the run is an outage. None when nothing was acknowledged at all and the run had no length.
+    The time before the first counts from `start`, the time after the last until `end` (then it is open): an
+    outage at the edge of the run is an outage. None when nothing was acknowledged at all and the run had no
+    length.
     """
     gaps = _gaps(outcomes, start, end)
     return max(gaps, key=lambda gap: gap.seconds) if gaps else None
@@ -176,8 +183,9 @@ def longest_gap(outcomes: Sequence[Outcome], start: float, end: float) -> Gap | 
 def recovery(outcomes: Sequence[Outcome], fault_at: float, end: float) -> Recovery:
     """What happened from the injection of a fault at `fault_at` on.
 
-    The gap is the longest one that ends after the injection; measured from its own start, which is the last commit before
-    the outage. Writes acknowledged between the injection and the outage (the fault needs time to bite) do not shorten it.
+    The gap is the longest one that ends after the injection; measured from its own start, which is the last
+    commit before the outage. Writes acknowledged between the injection and the outage (the fault needs time
+    to bite) do not shorten it.
     """
     acks = sorted((o for o in outcomes if o.kind is Kind.acknowledged), key=lambda o: o.done)
     before = max((o.timeline for o in acks if o.done < fault_at), default=0)
@@ -197,7 +205,9 @@ def recovery(outcomes: Sequence[Outcome], fault_at: float, end: float) -> Recove
 
 
 def latency(outcomes: Iterable[Outcome]) -> Latency | None:
-    """Percentiles (nearest rank) over the acknowledged writes, from their scheduled start; None without any."""
+    """Percentiles (nearest rank) over the acknowledged writes, from their scheduled start; None without
+    any.
+    """
     times = sorted((o.done - o.scheduled) * 1000 for o in outcomes if o.kind is Kind.acknowledged)
     if not times:
         return None
@@ -205,8 +215,8 @@ def latency(outcomes: Iterable[Outcome]) -> Latency | None:
 
 
 def percentile(ordered: Sequence[float], q: float) -> float:
-    """The nearest-rank percentile: the smallest value that at least q % of `ordered` (ascending, not empty) do not
-    exceed.
+    """The nearest-rank percentile: the smallest value that at least q % of `ordered` (ascending, not empty)
+    do not exceed.
     """
     rank = -(-len(ordered) * q // 100)
     return ordered[max(0, min(len(ordered), int(rank)) - 1)]
@@ -224,8 +234,8 @@ def account(
 ) -> Account:
     """The whole account of one run that went from `start` to `end`.
 
-    `present`: keys of the rows found, None when nobody could look (then nothing is said about loss). `fault_at`: when a
-    fault was injected.
+    `present`: keys of the rows found, None when nobody could look (then nothing is said about loss).
+    `fault_at`: when a fault was injected.
     """
     kinds = Counter(outcome.kind for outcome in outcomes)
     timelines: dict[int, None] = {}
@@ -251,7 +261,9 @@ def account(
         gap=longest_gap(outcomes, start, end),
         recovery=recovery(outcomes, fault_at, end) if fault_at is not None else None,
         latency=latency(outcomes),
-        errors=dict(Counter(o.error for o in outcomes if o.kind in (Kind.failed, Kind.unknown)).most_common()),
+        errors=dict(
+            Counter(o.error for o in outcomes if o.kind in (Kind.failed, Kind.unknown)).most_common()
+        ),
         timelines=tuple(timelines),
         achieved_rate=round(kinds[Kind.acknowledged] / seconds, 1) if seconds else 0.0,
         trouble=trouble,
@@ -259,7 +271,9 @@ def account(
 
 
 def _gaps(outcomes: Sequence[Outcome], start: float, end: float) -> list[Gap]:
-    acks = sorted((o.done, o.wall) for o in outcomes if o.kind is Kind.acknowledged and start <= o.done <= end)
+    acks = sorted(
+        (o.done, o.wall) for o in outcomes if o.kind is Kind.acknowledged and start <= o.done <= end
+    )
     if not acks:
         wall = outcomes[0].wall - outcomes[0].done + start if outcomes else 0.0
         return [Gap(end - start, start, end, wall, open=True)] if end > start else []

@@ -41,6 +41,11 @@ KINDS = {
 }
 
 
+def token(urn: str) -> str:
+    """The resource's own type: a URN names the types of its parents before it, joined by `$`."""
+    return urn.split("::")[-2].rpartition("$")[2]
+
+
 class InitFailed(Exception):
     """A NotReady with its outputs encoded, on its way to the engine."""
 
@@ -77,7 +82,7 @@ class LocalProvider(api.Provider):
         return api.GetSchemaResponse(schema=f'{{"name": "{NAME}", "version": "{VERSION}"}}')
 
     async def check(self, request: api.CheckRequest) -> api.CheckResponse:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         inputs, secrets = decode(request.new_inputs)
         filled, problems = handler.check(inputs)
         return api.CheckResponse(
@@ -86,7 +91,7 @@ class LocalProvider(api.Provider):
         )
 
     async def diff(self, request: api.DiffRequest) -> api.DiffResponse:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         state, _ = decode(request.old_state)
         inputs, _ = decode(request.new_inputs)
         found = handler.diff(state, inputs)
@@ -99,7 +104,7 @@ class LocalProvider(api.Provider):
         )
 
     async def create(self, request: api.CreateRequest) -> api.CreateResponse:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         inputs, secrets = decode(request.properties)
         if request.preview:
             foreseen = handler.preview(None, inputs)
@@ -110,7 +115,7 @@ class LocalProvider(api.Provider):
         return api.CreateResponse(resource_id, encode(outputs, secret_paths(handler, secrets, outputs)))
 
     async def read(self, request: api.ReadRequest) -> api.ReadResponse:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         state, state_secrets = decode(request.properties)
         _, input_secrets = decode(request.inputs)
         secrets = state_secrets | input_secrets
@@ -125,7 +130,7 @@ class LocalProvider(api.Provider):
         )
 
     async def update(self, request: api.UpdateRequest) -> api.UpdateResponse:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         state, state_secrets = decode(request.olds)
         inputs, secrets = decode(request.news)
         if request.preview:
@@ -141,7 +146,7 @@ class LocalProvider(api.Provider):
         return api.UpdateResponse(encode(outputs, secret_paths(handler, secrets, outputs)))
 
     async def delete(self, request: api.DeleteRequest) -> None:
-        handler = self.handler(request.type)
+        handler = self.handler(token(request.urn))
         state, secrets = decode(request.properties)
         await self.run(handler, lambda: handler.delete(request.resource_id, state), state, secrets)
 

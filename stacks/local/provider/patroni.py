@@ -239,40 +239,80 @@ def spelled(value: Any) -> str:
     return {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(text, text)
 
 
-def restart_order(members: Sequence[Member]) -> list[Member]:
-    """Those that wait for a restart: replicas first, the leader last."""
-    return sorted((m for m in members if m.pending_restart), key=lambda m: (m.leads, m.name))
+HOT_STANDBY = (
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+)
+"""Settings that a standby must not have lower than its primary (PostgreSQL: hot standby)."""
 
 
-def restart_pending(access: Access, settle: float, seconds: float) -> list[str]:
-    """Restart PostgreSQL on every member that has a pending restart, one by one, the leader last.
+def lowers(current: Any, wanted: Any) -> bool:
+    """Whether one of HOT_STANDBY gets lower: then the leader has to restart first, and standbys after it. Pure."""
+    old, new = (
+        ((each.get("postgresql") or {}).get("parameters") or {}) if isinstance(each, dict) else {}
+        for each in (current, wanted)
+    )
+    return any(
+        str(old.get(name, "")).isdigit()
+        and str(new.get(name, "")).isdigit()
+        and int(new[name]) < int(old[name])
+        for name in HOT_STANDBY
+    )
+
+
+def restart_order(members: Sequence[Member], leader_first: bool = False) -> list[Member]:
+    """Those that wait for a restart: replicas first and the leader last, unless `leader_first`. Pure."""
+    return sorted(
+        (m for m in members if m.pending_restart), key=lambda m: (m.leads is not leader_first, m.name)
+    )
+
+
+def restart_pending(access: Access, settle: float, seconds: float, leader_first: bool = False) -> list[str]:
+    """Restart PostgreSQL on every member that has a pending restart, one by one, in `restart_order`.
 
     `settle`: how long to wait for members to notice the new configuration (two loops). Returns their names.
-    Raises ProviderError when one does not come back within `seconds`.
+    Raises ProviderError when one does not come back within `seconds`, or still waits for a restart after all.
     """
-    pause(settle)
     done: list[str] = []
-    for _ in range(2 * len(view(access).members)):
-        waiting = restart_order([m for m in view(access).members if m.name not in done])
+    # A second round: a standby may be able to follow only after the leader has restarted.
+    for _ in range(2):
+        pause(settle)
+        waiting = restart_order(view(access).members, leader_first)
+        for member in waiting:
+            restart(access, member, seconds)
+            done.append(member.name)
         if not waiting:
-            break
-        member = waiting[0]
-        answer = access.ask("POST", "/restart", {"restart_pending": True}, url=member.url, seconds=seconds)
-        expect(answer, f"restarting PostgreSQL on {member.name}", 200, 202)
-
-        def back(name: str = member.name) -> bool:
-            try:
-                found = view(access).member(name)
-            except Unreachable:
-                return False
-            return found is not None and found.runs and not found.pending_restart
-
-        until(
-            back,
-            seconds=seconds,
-            interval=0.5,
-            what=f"the restart of PostgreSQL on {member.name}",
-            do="Its log tells why; the members after it were left alone",
+            return done
+    pause(settle)
+    left = [member.name for member in view(access).members if member.pending_restart]
+    if left:
+        raise ProviderError(
+            f"PostgreSQL on {', '.join(left)} was restarted and still waits for a restart",
+            "GET /patroni of that member tells which settings; see its log",
         )
-        done.append(member.name)
     return done
+
+
+def restart(access: Access, member: Member, seconds: float) -> None:
+    """Restart PostgreSQL on one member and wait until it serves again. Raises ProviderError."""
+    answer = access.ask("POST", "/restart", {"restart_pending": True}, url=member.url, seconds=seconds)
+    # 503: it does not wait for a restart any more.
+    expect(answer, f"restarting PostgreSQL on {member.name}", 200, 202, 503)
+
+    def back() -> bool:
+        try:
+            found = view(access).member(member.name)
+        except Unreachable:
+            return False
+        return found is not None and found.runs
+
+    until(
+        back,
+        seconds=seconds,
+        interval=0.5,
+        what=f"the restart of PostgreSQL on {member.name}",
+        do="Its log tells why; the members after it were left alone",
+    )

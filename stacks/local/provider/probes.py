@@ -70,7 +70,7 @@ def attempt(probe: Probe, folder: str, environment: Mapping[str, str], account: 
         if probe.kind == "http":
             return try_http(probe)
         if probe.kind == "exec":
-            return try_command(probe.command, folder, environment, account)
+            return run_command(probe.command, folder, environment, account)
     except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
         return f"{target(probe)}: {reason(error)}"
     return ""
@@ -119,7 +119,7 @@ def try_http(probe: Probe) -> str:
     return "" if status in probe.expect else f"{target(probe)} answers {status} instead of {probe.expect}"
 
 
-def try_command(command: list[str], folder: str, environment: Mapping[str, str], account: Account) -> str:
+def run_command(command: list[str], folder: str, environment: Mapping[str, str], account: Account) -> str:
     """Run `command` in `folder` with the process's environment."""
     done = subprocess.run(
         [*become(account), *command],

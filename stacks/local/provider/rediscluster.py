@@ -174,20 +174,28 @@ def attachments(nodes: Iterable[Node], zones: Mapping[Place, str]) -> list[tuple
     nodes = list(nodes)
     owners = {node.id: node for node in nodes if node.is_master and node.slots}
     load = Counter(node.master for node in nodes if node.master in owners)
-    found = []
-    if owners:
-        for node in sorted((n for n in nodes if n.is_master and not n.slots), key=lambda n: n.place):
-            zone = zones.get(node.place, "")
-            best = min(
-                owners.values(),
-                key=lambda owner: (
-                    load[owner.id],
-                    bool(zone) and zones.get(owner.place, "") == zone,
-                    owner.place,
-                ),
-            )
-            load[best.id] += 1
-            found.append((node.place, best.id))
+    if not owners:
+        return []
+
+    def together(place: Place, owner: str) -> bool:
+        zone = zones.get(place, "")
+        return bool(zone) and zones.get(owners[owner].place, "") == zone
+
+    found: list[tuple[Place, str]] = []
+    for node in sorted((n for n in nodes if n.is_master and not n.slots), key=lambda n: n.place):
+        best = min(owners, key=lambda o: (load[o], together(node.place, o), owners[o].place))
+        load[best] += 1
+        found.append((node.place, best))
+    # Who comes last may find only a master of its own zone left: then exchange with one for whom that is no loss.
+    for first, (place, owner) in enumerate(found):
+        for second, (other, another) in enumerate(found):
+            now = together(place, owner) + together(other, another)
+            if (
+                together(found[first][0], found[first][1])
+                and together(place, another) + together(other, owner) < now
+            ):
+                found[first], found[second] = (place, another), (other, owner)
+                break
     return found
 
 

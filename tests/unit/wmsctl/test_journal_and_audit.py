@@ -27,7 +27,11 @@ def test_an_operation_tells_its_story(journal: Journal) -> None:
     record.note(seen="x")
     record.finish("done", gap_ms=700)
     [operation] = journal.history()
-    assert (operation.kind, operation.plan, operation.result) == ("failover.switchover", {"to": "pg-2"}, "done")
+    assert (operation.kind, operation.plan, operation.result) == (
+        "failover.switchover",
+        {"to": "pg-2"},
+        "done",
+    )
     [step] = operation.steps
     assert (step.name, step.state, step.detail) == ("pause", "done", {"pooler": "proxy-1", "waited_ms": 12})
     assert operation.notes[0]["seen"] == "x"
@@ -160,20 +164,24 @@ def test_an_unwritable_state_folder_stops_before_anything_is_done(tmp_path: Path
     with pytest.raises(Failed, match="state folder"):
         Journal(tmp_path / "file").begin("x", None)
     ran = False
-    with pytest.raises(Failed, match="nothing was changed"), Audit(tmp_path / "file" / "a", "c").mutation("x"):
+    with (
+        pytest.raises(Failed, match="nothing was changed"),
+        Audit(tmp_path / "file" / "a", "c").mutation("x"),
+    ):
         ran = True
     assert not ran
 
 
 def test_every_mutation_leaves_one_line_without_secrets(tmp_path: Path) -> None:
     audit = Audit(tmp_path / "s" / "audit.jsonl", "local")
-    with audit.mutation("node kill", node="pg-1", password="hunter2", nested={"token": "hunter2"}, s=Secret("hunter2")):
+    with audit.mutation(
+        "node kill", node="pg-1", password="hunter2", nested={"token": "hunter2"}, s=Secret("hunter2")
+    ):
         pass
     with pytest.raises(Refused), audit.mutation("node kill", node="pg-2"):
         raise Refused("not now")
-    with pytest.raises(KeyboardInterrupt), audit.mutation("node kill", node="pg-3") as facts:
-        facts["n"] = 1
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(audit)
     text = audit.path.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["result"] for line in lines] == ["done", "refused", "interrupted"]
@@ -184,3 +192,9 @@ def test_every_mutation_leaves_one_line_without_secrets(tmp_path: Path) -> None:
     assert {"at", "operator", "host", "context", "action", "duration_s"} <= set(lines[0])
     assert lines[0]["at"].endswith("Z")
     assert audit.path.stat().st_mode & 0o777 == 0o600
+
+
+def interrupted(audit: Audit) -> None:
+    with audit.mutation("node kill", node="pg-3") as facts:
+        facts["n"] = 1
+        raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from stacks.local.provider.handlers.database_role import DatabaseRoleHandler
 from stacks.local.provider.handlers.database_script import DatabaseScriptHandler
 from stacks.local.provider.handlers.etcd_auth import EtcdAuthHandler
 from stacks.local.provider.handlers.file import FileHandler
+from stacks.local.provider.handlers.job import JobHandler
 from stacks.local.provider.handlers.password import PasswordHandler
 from stacks.local.provider.handlers.patroni_config import PatroniConfigHandler
 from stacks.local.provider.handlers.process import ProcessHandler
@@ -31,6 +32,7 @@ HANDLERS: dict[str, Handler[Any]] = {
     "wms:index:DatabaseScript": DatabaseScriptHandler(),
     "wms:index:EtcdAuth": EtcdAuthHandler(),
     "wms:index:File": FileHandler(),
+    "wms:index:Job": JobHandler(),
     "wms:index:Password": PasswordHandler(),
     "wms:index:PatroniConfig": PatroniConfigHandler(),
     "wms:index:Process": ProcessHandler(),

@@ -44,7 +44,9 @@ class DatabaseScriptHandler(Handler[DatabaseScriptInputs]):
                 if not inputs.check_sql:
                     return {"state": "applied"}
                 row = database.execute(cast(Any, inputs.check_sql)).fetchone()
-        except (Unreachable, NoSuchDatabase):
+        except NoSuchDatabase:
+            return None
+        except Unreachable:
             raise
         except ProviderError:
             # What the query asks about is not even there.

@@ -81,7 +81,7 @@ class PatroniConfigHandler(Handler[PatroniConfigInputs]):
             if "postgresql" in changes:
                 # A member learns of it in its next loop and asks PostgreSQL for pending restarts in the one after.
                 settle = 2.0 * float(inputs.config.get("loop_wait", current.get("loop_wait", 10))) + 1.0
-        patroni.restart_pending(access, settle, RESTART_SECONDS)
+        patroni.restart_pending(access, settle, RESTART_SECONDS, patroni.lowers(current, inputs.config))
         return {"state": "applied"}
 
 

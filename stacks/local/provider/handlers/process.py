@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from contextlib import contextmanager, nullcontext
+from typing import ClassVar
 
 import msgspec
 
@@ -20,7 +17,7 @@ from stacks.local.provider import leadership, probes, supervision
 from stacks.local.provider.accounts import Account, service
 from stacks.local.provider.difference import Change
 from stacks.local.provider.errors import Cancelled, DeadlineExceeded, NotReady, ProviderError, Unreachable
-from stacks.local.provider.handler import Handler, Inputs, Made, Problem
+from stacks.local.provider.handler import Handler, Made, Problem
 from stacks.local.provider.homes import (
     NAME,
     folder,
@@ -33,14 +30,30 @@ from stacks.local.provider.homes import (
     require_ours,
     write,
 )
-from stacks.local.provider.leadership import Leader
 from stacks.local.provider.probes import Probe, probe_problem
-from stacks.local.provider.procfs import Task, end, environment_of, folder_of, listener, task, under
+from stacks.local.provider.processes import (
+    Observed,
+    ProcessInputs,
+    Reload,
+    conf_path,
+    conf_text,
+    decide,
+    env_path,
+    fenced,
+    hashed,
+    identity,
+    occupied,
+    orphan,
+    process_folder,
+    read_text,
+    require_free_ports,
+    run_path,
+    run_text,
+)
+from stacks.local.provider.procfs import end, under
 from stacks.local.provider.rollout import Rollouts, rollouts
 from stacks.local.provider.values import Values, contains_unknown
 from stacks.local.provider.waiting import pause
-
-Action = Literal["nothing", "reload", "restart", "recreate"]
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 RESERVED = frozenset({"WMS_NODE", "WMS_PROCESS", "HOME"})
@@ -49,87 +62,10 @@ CRASHES = 4
 ORPHAN_SECONDS = 15.0
 
 
-class Reload(Inputs, frozen=True, kw_only=True):
-    """How a changed `reload_on` reaches the server: a signal ("HUP"), or a command run as the service user."""
-
-    signal: str = ""
-    command: list[str] = msgspec.field(default_factory=list)
-
-
-class Rollout(Inputs, frozen=True, kw_only=True):
-    """Members of one `group` restart one at a time; with `leader` the one that leads goes last."""
-
-    group: str
-    leader: Leader | None = None
-
-
-class Listen(Inputs, frozen=True, kw_only=True):
-    """A port the process opens."""
-
-    address: str
-    port: int
-
-
-class ProcessInputs(Inputs, frozen=True, kw_only=True):
-    home: str
-    node: str
-    name: str
-    command: list[str]
-    user: str = ""
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
-    restart_on: dict[str, str] = msgspec.field(default_factory=dict)
-    reload_on: dict[str, str] = msgspec.field(default_factory=dict)
-    reload: Reload | None = None
-    stop_signal: str = "TERM"
-    stop_seconds: int = 30
-    start_seconds: int = 1
-    autorestart: bool = True
-    rollout: Rollout | None = None
-    probe: Probe = Probe()
-    listens: list[Listen] = msgspec.field(default_factory=list)
-    """Ports besides the probe's that must be free before it starts."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What is there before an update.
-
-    `state`: running, stopped, missing or fenced. `same_files`: the generated files are as last written.
-    `serving`: the probe passes now.
-    """
-
-    state: str
-    same_files: bool = True
-    serving: bool = True
-
-
-def decide(old: ProcessInputs, new: ProcessInputs, observed: Observed) -> Action:
-    """What an update has to do to the process. Pure.
-
-    recreate: supervisor must forget and learn it again; restart: stop and start (also: start one that is down);
-    reload: tell it that its files changed; nothing: a changed probe or rollout concerns nobody but us.
-    """
-    if observed.state == "fenced":
-        return "nothing"
-    if observed.state == "missing":
-        return "recreate"
-    if any(
-        getattr(old, field) != getattr(new, field)
-        for field in ("stop_signal", "stop_seconds", "start_seconds", "autorestart")
-    ):
-        return "recreate"
-    if any(getattr(old, field) != getattr(new, field) for field in ("command", "environment", "restart_on")):
-        return "restart"
-    if observed.state != "running" or not observed.same_files or not observed.serving:
-        return "restart"
-    if old.reload_on != new.reload_on:
-        return "reload" if new.reload and (new.reload.signal or new.reload.command) else "restart"
-    return "nothing"
-
-
 class ProcessHandler(Handler[ProcessInputs]):
     """Outputs: program, identity (program@configuration hash), environment_hash, log (path),
-    state (running, stopped, missing, fenced, unready).
+    state (running, stopped, missing, fenced; unready: does not pass its
+    probe; unapplied: a reload failed).
 
     A restart or a failover changes none of them; a killed, missing or differently configured process does.
     """
@@ -183,19 +119,14 @@ class ProcessHandler(Handler[ProcessInputs]):
     def make(self, name: str, inputs: ProcessInputs) -> Made:
         account = service(inputs.user)
         require_ours(inputs.home)
-        self.put(inputs, account)
-        outputs = {**self.described(inputs), "state": "running"}
-        client = supervision.Client(inputs.home)
         program = supervision.program_name(inputs.node, inputs.name)
-        with self.recorded(inputs, outputs):
-            client.stop(program, inputs.stop_seconds)
-            client.forget(program)
-            client.adopt(program)
-            if fenced(inputs):
-                return Made(program, {**outputs, "state": "fenced"})
-            with self.rollouts.start(inputs.rollout.group, program) if inputs.rollout else nullcontext():
-                self.launch(inputs, account)
-        return Made(program, outputs)
+        outputs = self.described(inputs)
+        if fenced(inputs):
+            self.lay_down(inputs, account, recreate=True)
+            return Made(program, {**outputs, "state": "fenced"})
+        with self.rollouts.start(inputs.rollout.group, program) if inputs.rollout else nullcontext():
+            self.restart(inputs, account, recreate=True)
+        return Made(program, {**outputs, "state": "running"})
 
     def observe(self, resource_id: str, inputs: ProcessInputs, state: Values) -> Values | None:
         found = self.look(inputs)
@@ -204,6 +135,8 @@ class ProcessHandler(Handler[ProcessInputs]):
             "environment_hash": hashed(read_text(env_path(inputs))),
         }
         # One that did not get ready is only well again when it answers its probe.
+        if found == "running" and state.get("state") == "unapplied":
+            found = "unapplied"
         if found == "running" and state.get("state") == "unready":
             account = service(inputs.user)
             if probes.attempt(inputs.probe, process_folder(inputs), inputs.environment, account):
@@ -213,41 +146,29 @@ class ProcessHandler(Handler[ProcessInputs]):
     def change(self, resource_id: str, state: Values, inputs: ProcessInputs) -> Values:
         account = service(inputs.user)
         require_ours(inputs.home)
-        old = self.lenient(state)
         program = supervision.program_name(inputs.node, inputs.name)
-        was = self.described(old)
-        observed = Observed(
-            state=self.look(inputs),
-            same_files=all(state.get(key) == was[key] for key in ("identity", "environment_hash")),
-            serving=not probes.attempt(inputs.probe, process_folder(inputs), inputs.environment, account)
-            if state.get("state") == "unready"
-            else True,
-        )
-        action = decide(old, inputs, observed)
+        observed = self.survey(state, inputs, account)
+        action = decide(self.lenient(state), inputs, observed)
         outputs = {**self.described(inputs), "state": "running"}
         if observed.state == "fenced":
-            self.put(inputs, account)
-            supervision.Client(inputs.home).adopt(program)
+            self.lay_down(inputs, account, recreate=True)
             return {**outputs, "state": "fenced"}
-        with self.recorded(inputs, outputs):
-            if action == "nothing":
-                self.put(inputs, account)
-            elif action == "reload":
-                self.put(inputs, account)
-                self.reload(inputs, account)
-            elif not inputs.rollout:
+        if action == "nothing":
+            self.put(inputs, account)
+        elif action == "reload":
+            self.put(inputs, account)
+            self.reload(inputs, account)
+        elif not inputs.rollout:
+            self.restart(inputs, account, recreate=action == "recreate")
+        elif self.serves(inputs, observed):
+            group, leader = inputs.rollout.group, inputs.rollout.leader
+            with self.rollouts.turn(group, program, lambda: leadership.leads(leader, inputs.node)) as leading:
+                if leading and leader:
+                    leadership.relieve(leader, inputs.node)
                 self.restart(inputs, account, recreate=action == "recreate")
-            elif self.serves(inputs, observed):
-                leader = inputs.rollout.leader
-                with self.rollouts.turn(
-                    inputs.rollout.group, program, lambda: leadership.leads(leader, inputs.node)
-                ) as leading:
-                    if leading and leader:
-                        leadership.relieve(leader, inputs.node)
-                    self.restart(inputs, account, recreate=action == "recreate")
-            else:
-                with self.rollouts.start(inputs.rollout.group, program):
-                    self.restart(inputs, account, recreate=action == "recreate")
+        else:
+            with self.rollouts.start(inputs.rollout.group, program):
+                self.restart(inputs, account, recreate=action == "recreate")
         return outputs
 
     def remove(self, resource_id: str, inputs: ProcessInputs, state: Values) -> None:
@@ -275,9 +196,18 @@ class ProcessHandler(Handler[ProcessInputs]):
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def recorded(self, inputs: ProcessInputs, outputs: Values) -> Recorded:
-        """A context that turns failures into NotReady, so that Pulumi records the half-made and the next up repairs it."""
-        return Recorded(supervision.program_name(inputs.node, inputs.name), {**outputs, "state": "unready"})
+    def survey(self, state: Values, inputs: ProcessInputs, account: Account) -> Observed:
+        """What is there, before an update."""
+        was = self.described(self.lenient(state))
+        serving = True
+        if state.get("state") == "unready":
+            serving = not probes.attempt(inputs.probe, process_folder(inputs), inputs.environment, account)
+        return Observed(
+            state=self.look(inputs),
+            same_files=all(state.get(key) == was[key] for key in ("identity", "environment_hash")),
+            serving=serving,
+            applied=state.get("state") != "unapplied",
+        )
 
     @staticmethod
     def described(inputs: ProcessInputs) -> Values:
@@ -321,8 +251,8 @@ class ProcessHandler(Handler[ProcessInputs]):
             if read_text(path) != text or stat.S_IMODE(os.stat(path).st_mode) != mode:
                 write(path, text, mode, account)
 
-    def restart(self, inputs: ProcessInputs, account: Account, *, recreate: bool) -> None:
-        """Stop it, write its files, start it, wait until it is ready."""
+    def lay_down(self, inputs: ProcessInputs, account: Account, *, recreate: bool) -> None:
+        """Stop it, write its files, and let supervisor know it."""
         client = supervision.Client(inputs.home)
         program = supervision.program_name(inputs.node, inputs.name)
         client.stop(program, inputs.stop_seconds)
@@ -330,21 +260,42 @@ class ProcessHandler(Handler[ProcessInputs]):
         if recreate:
             client.forget(program)
         client.adopt(program)
-        self.launch(inputs, account)
 
-    @staticmethod
-    def reload(inputs: ProcessInputs, account: Account) -> None:
-        """Tell the server that its files changed, and see that it still serves."""
+    def restart(self, inputs: ProcessInputs, account: Account, *, recreate: bool) -> None:
+        """Stop it, write its files, start it, wait until it is ready.
+
+        Raises NotReady when it was given its new configuration and does not get ready with it: Pulumi records that
+        state, so that the next update compares with it and repairs it.
+        """
+        self.lay_down(inputs, account, recreate=recreate)
+        with self.recording(inputs, "unready"):
+            self.launch(inputs, account)
+
+    @contextmanager
+    def recording(self, inputs: ProcessInputs, state: str) -> Iterator[None]:
+        """Turn a failure inside the block into NotReady with `state`."""
+        try:
+            yield
+        except Cancelled:
+            raise
+        except ProviderError as error:
+            program = supervision.program_name(inputs.node, inputs.name)
+            raise NotReady(error, program, {**self.described(inputs), "state": state}) from error
+
+    def reload(self, inputs: ProcessInputs, account: Account) -> None:
+        """Tell the server that its files changed, and see that it still serves. Raises NotReady as `restart` does."""
         program = supervision.program_name(inputs.node, inputs.name)
         reload = inputs.reload or Reload()
-        if reload.signal:
-            supervision.Client(inputs.home).signal(program, reload.signal)
-        else:
-            problem = probes.try_command(reload.command, process_folder(inputs), inputs.environment, account)
-            if problem:
-                raise ProviderError(f"{program} was not reloaded: {problem}", log_advice(inputs))
-        pause(0.2)  # a server that dies of its new configuration does so within milliseconds
-        await_ready(inputs, account)
+        with self.recording(inputs, "unapplied"):
+            if reload.signal:
+                supervision.Client(inputs.home).signal(program, reload.signal)
+            else:
+                folder = process_folder(inputs)
+                problem = probes.run_command(reload.command, folder, inputs.environment, account)
+                if problem:
+                    raise ProviderError(f"{program} was not reloaded: {problem}", log_advice(inputs))
+            pause(0.2)  # a server that dies of its new configuration does so within milliseconds
+            await_ready(inputs, account)
 
     @staticmethod
     def launch(inputs: ProcessInputs, account: Account) -> None:
@@ -356,21 +307,6 @@ class ProcessHandler(Handler[ProcessInputs]):
         require_free_ports(inputs)
         supervision.Client(inputs.home).start(program)
         await_ready(inputs, account)
-
-
-class Recorded:
-    """See ProcessHandler.recorded."""
-
-    def __init__(self, program: str, outputs: Values) -> None:
-        self.program = program
-        self.outputs = outputs
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ProviderError) and not isinstance(error, NotReady | Cancelled):
-            raise NotReady(error, self.program, self.outputs) from error
 
 
 def await_ready(inputs: ProcessInputs, account: Account) -> None:
@@ -419,122 +355,3 @@ def log_tail(inputs: ProcessInputs) -> str:
 def log_advice(inputs: ProcessInputs) -> str:
     """Where to look."""
     return f"Its log is {supervision.log_path(inputs.home, inputs.node, inputs.name)}"
-
-
-def ports(inputs: ProcessInputs) -> list[tuple[str, int]]:
-    """Addresses and ports that the process is to open."""
-    probed = [(inputs.probe.address, inputs.probe.port)] if inputs.probe.kind in ("tcp", "http") else []
-    return probed + [(each.address, each.port) for each in inputs.listens]
-
-
-def occupied(inputs: ProcessInputs) -> str:
-    """Who else holds one of its ports, as an addition to an error; "" when nobody."""
-    for address, port in ports(inputs):
-        holder = listener(address, port)
-        if holder and not works_here(inputs, holder.pid):
-            return f"; {holder} holds {address}:{port}"
-    return ""
-
-
-def require_free_ports(inputs: ProcessInputs) -> None:
-    """Raise ProviderError naming who holds a port of a process that is about to start.
-
-    Without it the probe would pass against a stranger. What works in the process's own folder is no stranger: the
-    PostgreSQL of a Patroni that died, which the new one adopts.
-    """
-    for address, port in ports(inputs):
-        holder = listener(address, port)
-        if holder and not works_here(inputs, holder.pid):
-            program = supervision.program_name(inputs.node, inputs.name)
-            raise ProviderError(
-                f"{program} cannot start: {holder} holds {address}:{port}",
-                "Stop it, or choose another network or port in the platform's spec",
-            )
-
-
-def works_here(inputs: ProcessInputs, pid: int) -> bool:
-    """Whether process `pid` works in this process's folder."""
-    place = folder_of(pid) if pid else ""
-    mine = process_folder(inputs)
-    return place == mine or place.startswith(f"{mine}/")
-
-
-def orphan(inputs: ProcessInputs) -> Task | None:
-    """The server itself, when it outlived its supervisord: the run script wrote its pid. Its children are left out."""
-    text = read_text(f"{process_folder(inputs)}/pid")
-    found = task(int(text)) if text and text.strip().isdigit() else None
-    if not found or not found.alive or not works_here(inputs, found.pid):
-        return None
-    if environment_of(found.pid).get("WMS_PROCESS") != f"{inputs.node}/{inputs.name}":
-        return None
-    return found
-
-
-def fenced(inputs: ProcessInputs) -> bool:
-    """Whether the node is powered off."""
-    return os.path.lexists(f"{node_folder(inputs.home, inputs.node)}/power-off")
-
-
-def process_folder(inputs: ProcessInputs) -> str:
-    """Folder and working directory of the process."""
-    return f"{node_folder(inputs.home, inputs.node)}/{inputs.name}"
-
-
-def run_path(inputs: ProcessInputs) -> str:
-    """The script that supervisor runs."""
-    return f"{process_folder(inputs)}/run"
-
-
-def env_path(inputs: ProcessInputs) -> str:
-    """The environment, secrets among it."""
-    return f"{process_folder(inputs)}/env"
-
-
-def conf_path(inputs: ProcessInputs) -> str:
-    """Supervisor's file."""
-    return f"{inputs.home}/supervisor/conf.d/{supervision.program_name(inputs.node, inputs.name)}.conf"
-
-
-def run_text(inputs: ProcessInputs) -> str:
-    """Content of run_path."""
-    fingerprint = hashed(json.dumps(inputs.restart_on, sort_keys=True))
-    return supervision.run_text(inputs.home, inputs.node, inputs.name, inputs.command, fingerprint)
-
-
-def conf_text(inputs: ProcessInputs) -> str:
-    """Content of conf_path."""
-    return supervision.program_text(
-        inputs.home,
-        inputs.node,
-        inputs.name,
-        stop_signal=inputs.stop_signal,
-        stop_seconds=inputs.stop_seconds,
-        start_seconds=inputs.start_seconds,
-        autorestart=inputs.autorestart,
-    )
-
-
-def identity(inputs: ProcessInputs, run: str | None, conf: str | None) -> str:
-    """program@hash of its generated files; "program@missing" without them."""
-    program = supervision.program_name(inputs.node, inputs.name)
-    return (
-        f"{program}@{hashed(run + conf)[:16]}"
-        if run is not None and conf is not None
-        else f"{program}@missing"
-    )
-
-
-def hashed(text: str | None) -> str:
-    """SHA-256, hexadecimal; "missing" for None."""
-    return "missing" if text is None else hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_text(path: str) -> str | None:
-    """The file's content, or None when it cannot be read. Links are not followed: the service user owns the folder."""
-    try:
-        with os.fdopen(
-            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8", errors="replace"
-        ) as file:
-            return file.read()
-    except OSError:
-        return None

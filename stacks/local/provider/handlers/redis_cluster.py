@@ -67,14 +67,20 @@ class RedisClusterHandler(Handler[RedisClusterInputs]):
     def observe(self, resource_id: str, inputs: RedisClusterInputs, state: Values) -> Values | None:
         access, places = reach(inputs)
         last: Unreachable | None = None
+        nodes, troubled = [], []
         for place in places:
             try:
-                wrong = rediscluster.shortcomings(rediscluster.view(access, place), places, inputs.replicas)
+                # A node's own line is the truth about it; what others believe of it lags behind.
+                nodes.append(rediscluster.myself(rediscluster.view(access, place)))
+                if not rediscluster.state_ok(access, place):
+                    troubled.append(f"{place[0]}:{place[1]} does not call the cluster ok")
             except Unreachable as error:
                 last = error
-                continue
-            return {"state": "; ".join(wrong) or "ok"}
-        raise last or Unreachable("no node of the Redis cluster is given")
+        if last and not nodes:
+            raise last
+        return {
+            "state": "; ".join(rediscluster.shortcomings(nodes, places, inputs.replicas) + troubled) or "ok"
+        }
 
     @staticmethod
     def put(inputs: RedisClusterInputs) -> Values:

@@ -20,22 +20,26 @@ SKIPPED = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache
 
 class ReleaseInputs(Inputs, frozen=True, kw_only=True):
     home: str
+    name: str
+    """What is released; each name has a folder of its own below home/release."""
     sources: list[str]
     digest: str
     user: str = ""
 
 
 class ReleaseHandler(Handler[ReleaseInputs]):
-    """Outputs: path (home/release/<digest>), previous (digest kept for a rollback, or ""), state (complete, damaged)."""
+    """Outputs: path (home/release/<name>/<digest>), previous (digest kept for a rollback, or ""), state (complete, damaged)."""
 
     inputs_type = ReleaseInputs
     outputs = ("path", "previous", "state")
-    replace_on = frozenset({"home"})
+    replace_on = frozenset({"home", "name"})
     healthy = "complete"
 
     def problems(self, inputs: Values) -> Iterator[Problem]:
         if "home" in inputs and (problem := home_problem(inputs["home"])):
             yield Problem("home", problem)
+        if "name" in inputs and not inputs["name"].isidentifier():
+            yield Problem("name", "must be letters, digits and underscores")
         for source in inputs.get("sources", ()):
             if not os.path.isabs(source) or not os.path.isdir(source):
                 yield Problem("sources", f"{source!r} must be an absolute path of a folder")
@@ -52,7 +56,7 @@ class ReleaseHandler(Handler[ReleaseInputs]):
         return Made(inputs.digest, {"path": path, "previous": "", "state": "complete"})
 
     def observe(self, resource_id: str, inputs: ReleaseInputs, state: Values) -> Values | None:
-        path = f"{inputs.home}/release/{inputs.digest}"
+        path = f"{store_of(inputs)}/{inputs.digest}"
         if not os.path.isdir(path):
             return None
         return {"path": path, "state": "complete" if digest(parts(path)) == inputs.digest else "damaged"}
@@ -61,30 +65,34 @@ class ReleaseHandler(Handler[ReleaseInputs]):
         path = self.put(inputs)
         before = state.get("digest", "")
         previous = before if before != inputs.digest else state.get("previous", "")
-        for entry in os.listdir(f"{inputs.home}/release"):
+        for entry in os.listdir(store_of(inputs)):
             if entry not in (inputs.digest, previous):
-                remove_tree(f"{inputs.home}/release/{entry}")
+                remove_tree(f"{store_of(inputs)}/{entry}")
         return {"path": path, "previous": previous, "state": "complete"}
 
     def remove(self, resource_id: str, inputs: ReleaseInputs, state: Values) -> None:
         if is_ours(inputs.home):
             for each in (inputs.digest, state.get("previous", "")):
                 if each:
-                    remove_tree(f"{inputs.home}/release/{each}")
+                    remove_tree(f"{store_of(inputs)}/{each}")
 
     def foresee(self, state: Values | None, inputs: Values) -> Values:
         if isinstance(inputs.get("home"), str) and isinstance(inputs.get("digest"), str):
-            return {"path": f"{inputs['home']}/release/{inputs['digest']}", "state": "complete"}
+            return {
+                "path": f"{inputs['home']}/release/{inputs['name']}/{inputs['digest']}",
+                "state": "complete",
+            }
         return {}
 
     @staticmethod
     def put(inputs: ReleaseInputs) -> str:
         """Copy, unless a sound copy is there already; returns its path."""
         require_ours(inputs.home)
-        store = f"{inputs.home}/release"
+        store = store_of(inputs)
         path = f"{store}/{inputs.digest}"
         if os.path.isdir(path) and digest(parts(path)) == inputs.digest:
             return path
+        folder(os.path.dirname(store), operator(), 0o755)
         folder(store, operator(), 0o755)
         fresh = f"{store}/.{inputs.digest}.new"
         remove_tree(fresh)
@@ -115,6 +123,11 @@ class ReleaseHandler(Handler[ReleaseInputs]):
             remove_tree(path)
             os.rename(fresh, path)
         return path
+
+
+def store_of(inputs: ReleaseInputs) -> str:
+    """Folder of all releases of that name."""
+    return f"{inputs.home}/release/{inputs.name}"
 
 
 def parts(path: str) -> list[str]:
