@@ -1,7 +1,7 @@
-"""PgBouncer's counters in Prometheus' format: `python -m agent.pooler_metrics`, told everything by environment variables.
+"""PgBouncer's counters in Prometheus' format: `python -m agent.pooler_metrics`, told by its environment.
 
-It keeps one console connection and opens a new one when that is lost, so that it survives a restart of the pooler,
-and answers `pgbouncer_up 0` while there is none. Metric names follow the widely used Go exporter of that name.
+It keeps one console connection and opens a new one when that is lost, so that it survives a restart of the
+pooler, and answers `pgbouncer_up 0` while there is none. Metric names follow the widely used Go exporter.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def exposition(results: Iterable[tuple[Table, Sequence[Row]]]) -> Iterator[str]:
             yield f"# TYPE pgbouncer_{column.metric} {column.kind}"
             for row in seen:
                 labels = ",".join(f'{label}="{_escape(str(row[source]))}"' for label, source in table.labels)
-                yield f"pgbouncer_{column.metric}{{{labels}}} {float(row[column.column]) * column.scale:.17g}"
+                value = round(float(row[column.column]) * column.scale, 6)
+                yield f"pgbouncer_{column.metric}{{{labels}}} {value}"
 
 
 def _escape(value: str) -> str:
@@ -172,7 +173,7 @@ def page(console: Console) -> str:
 
 
 def handler(console: Console) -> type[BaseHTTPRequestHandler]:
-    """A request handler that answers /metrics from `console`, and / with "ok" for whoever asks whether it runs."""
+    """A request handler that answers /metrics from `console`, and / with "ok" for readiness probes."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10

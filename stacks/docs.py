@@ -1,4 +1,4 @@
-"""`python -m stacks.docs` writes docs/topology.md from the spec of the local environment; a test holds it current."""
+"""`python -m stacks.docs` writes docs/topology.md from the local environment's spec; a test keeps it true."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ def topology_page(platform: Platform) -> str:
             "",
             "## Redis Cluster as first formed",
             "",
-            "A replica is never in its master's zone. A failover changes who is master; `wmsctl status` shows who is.",
+            "A replica is never in its master's zone. `wmsctl status` shows who is master now.",
             "",
             *_table(("slots", "master (zone)", "replicas (zone)"), _shards(platform)),
             "",
             "## Ladder of timeouts",
             "",
-            "Each rung is shorter than the one above it, so that the innermost gives up first and its answer still arrives.",
+            "Each rung is shorter than the one above it, so that the innermost gives up first.",
             "",
             *_table(
                 ("setting", "seconds", "who gives up"),
                 [(f"`{key}`", f"{seconds:g}", who) for key, seconds, who in rules.timeout_ladder(platform)],
             ),
             "",
-            f"A gateway sends a failed request to another service only within the first {gateway.retry_s:g} s, so that the",
-            f"second attempt ends before the edge gives up ({t.gateway_s:g} + {gateway.retry_s:g} ≤ {t.edge_s:g} s).",
+            f"A gateway passes a failed request to another service only within {gateway.retry_s:g} s, so",
+            "that the second attempt ends before the edge gives up",
+            f"({t.gateway_s:g} + {gateway.retry_s:g} ≤ {t.edge_s:g} s).",
             "",
             "## Connections to one PostgreSQL member",
             "",

@@ -1,4 +1,4 @@
-"""The inventory of a platform: what wmsctl needs to know of it, built from the spec and the topology alone."""
+"""The inventory of a platform: what wmsctl needs to know of it, built from the spec and the topology."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def timeout_ladder(platform: Platform) -> list[tuple[str, float, str]]:
 def connection_budget(platform: Platform) -> list[tuple[str, int]]:
     """Server connections that may be open on one PostgreSQL member at once, by who opens them.
 
-    Worst case: every pool of every pooler is full and, as after the loss of all but one member, lands on one node.
+    Worst case: every pool of every pooler is full and, all but one member being lost, ends at the same one.
     """
     pooler, proxies = platform.pooler, platform.proxy.count
     roles = len(platform.postgres.replica_roles)
@@ -111,14 +111,20 @@ def _ports_do_not_overlap(platform: Platform) -> Iterator[str]:
             users[port].append(key)
         for port, keys in users.items():
             if len(keys) > 1:
-                yield f"{keys[1]}: found {port}, taken by {keys[0]} on the same {role} nodes; allowed: a free port"
+                yield (
+                    f"{keys[1]}: found {port}, taken by {keys[0]} on the same {role} nodes; "
+                    "allowed: a free port"
+                )
 
 
 def _ladder_descends(platform: Platform) -> Iterator[str]:
     rungs = timeout_ladder(platform)
     for (outer, longer, _), (inner, shorter, _) in pairwise(rungs):
         if shorter >= longer:
-            yield f"{inner}: found {shorter:g}; allowed: less than {outer} ({longer:g}), or the outer one gives up first"
+            yield (
+                f"{inner}: found {shorter:g}; "
+                f"allowed: less than {outer} ({longer:g}), or the outer one gives up first"
+            )
 
 
 def _connections_fit(platform: Platform) -> Iterator[str]:
@@ -140,13 +146,13 @@ def _retries_fit_the_ladder(platform: Platform) -> Iterator[str]:
     gateway, t = platform.gateway, platform.timeouts
     if t.gateway_s + gateway.retry_s > t.edge_s:
         yield (
-            f"gateway.retry_s: found {gateway.retry_s:g}; allowed: at most timeouts.edge_s - timeouts.gateway_s "
-            f"({t.edge_s - t.gateway_s:g}), or the edge gives up during the second attempt"
+            f"gateway.retry_s: found {gateway.retry_s:g}; allowed: at most timeouts.edge_s - "
+            f"timeouts.gateway_s ({t.edge_s - t.gateway_s:g}), or the edge gives up during the second attempt"
         )
     if gateway.connect_timeout_s >= gateway.retry_s:
         yield (
-            f"gateway.connect_timeout_s: found {gateway.connect_timeout_s:g}; allowed: less than gateway.retry_s "
-            f"({gateway.retry_s:g}), or a service that does not answer is never retried elsewhere"
+            f"gateway.connect_timeout_s: found {gateway.connect_timeout_s:g}; allowed: less than "
+            f"gateway.retry_s ({gateway.retry_s:g}), or a silent service is never passed over"
         )
 
 
@@ -158,7 +164,8 @@ def _redis_replicas_are_elsewhere(platform: Platform) -> Iterator[str]:
     except ValueError:
         r = platform.redis
         yield (
-            f"zones: found {len(platform.zones)} for {r.masters} Redis masters with {r.replicas_per_master} replica(s) each; "
+            f"zones: found {len(platform.zones)} for {r.masters} Redis masters with {r.replicas_per_master} "
+            "replica(s) each; "
             "allowed: zones among which every replica is in another one than its master (three always do)"
         )
 
@@ -168,13 +175,19 @@ def _edge_threads_are_ordered(platform: Platform) -> Iterator[str]:
     if e.threads_min >= e.threads_max:
         yield f"edge.threads_min: found {e.threads_min}; allowed: less than threads_max ({e.threads_max})"
     if e.healthy_grace_s > e.sick_grace_s:
-        yield f"edge.healthy_grace_s: found {e.healthy_grace_s}; allowed: at most sick_grace_s ({e.sick_grace_s})"
+        yield (
+            f"edge.healthy_grace_s: found {e.healthy_grace_s}; "
+            f"allowed: at most sick_grace_s ({e.sick_grace_s})"
+        )
 
 
 def _quorum_is_possible(platform: Platform) -> Iterator[str]:
     replicas, wanted = len(platform.postgres.replica_roles), platform.postgres.synchronous_nodes
     if wanted > replicas:
-        yield f"postgres.synchronous_nodes: found {wanted}; allowed: at most the number of replicas ({replicas})"
+        yield (
+            f"postgres.synchronous_nodes: found {wanted}; "
+            f"allowed: at most the number of replicas ({replicas})"
+        )
     names = [role.name for role in platform.postgres.replica_roles]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"postgres.replica_roles: found {name!r} twice; allowed: each name once"
@@ -184,19 +197,27 @@ def _lease_outlives_retries(platform: Platform) -> Iterator[str]:
     p = platform.patroni
     needed = p.loop_wait_s + 2 * p.retry_timeout_s  # Patroni's own rule for its dynamic configuration
     if needed > p.ttl_s:
-        yield f"patroni.ttl_s: found {p.ttl_s}; allowed: at least loop_wait_s + 2 x retry_timeout_s ({needed})"
+        yield (
+            f"patroni.ttl_s: found {p.ttl_s}; allowed: at least loop_wait_s + 2 x retry_timeout_s ({needed})"
+        )
 
 
 def _elections_are_calm(platform: Platform) -> Iterator[str]:
     e = platform.etcd
     if e.election_ms < 5 * e.heartbeat_ms:
-        yield f"etcd.election_ms: found {e.election_ms}; allowed: at least 5 x heartbeat_ms ({5 * e.heartbeat_ms})"
+        yield (
+            f"etcd.election_ms: found {e.election_ms}; "
+            f"allowed: at least 5 x heartbeat_ms ({5 * e.heartbeat_ms})"
+        )
 
 
 def _wal_sizes_are_ordered(platform: Platform) -> Iterator[str]:
     p = platform.postgres
     if p.min_wal_size_mb > p.max_wal_size_mb:
-        yield f"postgres.min_wal_size_mb: found {p.min_wal_size_mb}; allowed: at most max_wal_size_mb ({p.max_wal_size_mb})"
+        yield (
+            f"postgres.min_wal_size_mb: found {p.min_wal_size_mb}; "
+            f"allowed: at most max_wal_size_mb ({p.max_wal_size_mb})"
+        )
     if p.wal_keep_size_mb > p.max_slot_wal_keep_size_mb:
         yield (
             f"postgres.wal_keep_size_mb: found {p.wal_keep_size_mb}; "
@@ -207,9 +228,15 @@ def _wal_sizes_are_ordered(platform: Platform) -> Iterator[str]:
 def _certificates_are_renewed_in_time(platform: Platform) -> Iterator[str]:
     pki = platform.pki
     if pki.renew_before_days >= pki.certificate_days:
-        yield f"pki.renew_before_days: found {pki.renew_before_days}; allowed: less than certificate_days ({pki.certificate_days})"
+        yield (
+            f"pki.renew_before_days: found {pki.renew_before_days}; "
+            f"allowed: less than certificate_days ({pki.certificate_days})"
+        )
     if pki.certificate_days >= pki.authority_days:
-        yield f"pki.certificate_days: found {pki.certificate_days}; allowed: less than authority_days ({pki.authority_days})"
+        yield (
+            f"pki.certificate_days: found {pki.certificate_days}; "
+            f"allowed: less than authority_days ({pki.authority_days})"
+        )
 
 
 def _network_is_loopback(platform: Platform) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What a platform is: every size, port, threshold, timeout and version in one frozen, self-validating tree.
 
 `load` builds it from an environment file (`environments/<name>.toml`) and optional overrides (the stack's
-configuration). Anything wrong raises SpecError before a resource is touched; the message names the file, the key,
-what was found and what is allowed. Durations carry their unit in their name (`_s`, `_ms`), sizes too (`_mb`).
+configuration). Anything wrong raises SpecError before a resource is touched; the message names the file, the
+key, what was found and what is allowed. Names of durations and sizes end in their unit (`_s`, `_ms`, `_mb`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 
 
 class SpecError(ValueError):
-    """The platform described cannot exist; the message says where it is described wrongly, and what is allowed."""
+    """The platform described cannot exist; the message says where it is wrong, and what is allowed."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -183,7 +183,7 @@ class Gateway(Section, frozen=True):
     max_body_kb: Annotated[int, Meta(ge=1, le=10240)] = 64
     connect_timeout_s: Seconds = 1
     retry_s: Seconds = 1.5
-    """A request that failed within this time may go to another service; later it would outlive the edge's patience."""
+    """A request that fails within this time may go to another service; later the edge would not wait."""
     max_fails: Positive = 3
     fail_timeout_s: Positive = 10
     """Row R7: three failures in ten seconds take a service out, for as long."""
@@ -291,7 +291,7 @@ class Platform(Section, frozen=True, kw_only=True):
 def build(values: Mapping[str, Any], source: str) -> Platform:
     """Turn plain nested `values` into a Platform; `source` names their origin in errors.
 
-    Raises SpecError for an unknown key, a wrong type, a value outside its range, or a combination that cannot work.
+    Raises SpecError for an unknown key, a wrong type, a value out of range, or values at odds.
     """
     unknown = _unknown_key(values, Platform, "")
     if unknown:
@@ -357,7 +357,7 @@ def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
 
 
 def _unknown_key(values: Any, kind: Any, path: str) -> str:
-    """The first key of `values` that `kind` does not have, with those that it has; empty when all are known."""
+    """The first key of `values` that `kind` does not have, with those that it has; empty when all are."""
     if isinstance(values, list | tuple):
         inner = next((k for k in get_args(kind) if isinstance(k, type)), None)
         for index, value in enumerate(values):

@@ -69,10 +69,10 @@ def counts(platform: Platform) -> dict[str, int]:
 def names(node: Node) -> tuple[str, ...]:
     """DNS names that the node's certificate carries, beside its address.
 
-    The role is one of them: a client that balances over the nodes of a role verifies that name. `localhost` is for
-    clients that insist on a DNS name where there is no DNS (pgBackRest and boto3 against the local S3 gateway).
+    The role is one of them: a client that balances over the nodes of a role verifies it. The address is there
+    a second time, as a name: pgBackRest compares what it connects to with the DNS names only.
     """
-    return (node.name, node.role, "localhost")
+    return (node.name, node.role, node.address, "localhost")
 
 
 def of_role(platform: Platform, role: str) -> tuple[Node, ...]:
@@ -83,8 +83,8 @@ def of_role(platform: Platform, role: str) -> tuple[Node, ...]:
 def redis_shards(platform: Platform) -> tuple[tuple[Node, tuple[Node, ...]], ...]:
     """(master, its replicas) of the cluster as first formed; a replica is never in its master's zone.
 
-    The first nodes are the masters. Each further round of nodes replicates them in order, turned by the smallest
-    offset that keeps zones apart. Raises ValueError when there is none (`rules` refuses such a spec).
+    The first nodes are the masters. Each further round of nodes replicates them in order, turned by the
+    smallest offset that keeps zones apart. Raises ValueError when there is none (`rules` refuses the spec).
     """
     masters = platform.redis.masters
     members = of_role(platform, "redis")

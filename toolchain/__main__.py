@@ -18,11 +18,17 @@ from toolchain.plan import describe, plan
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0 when all is well, 1 when not; argparse ends with 2 on wrong usage."""
-    parser = argparse.ArgumentParser(prog="python3 -m toolchain", description="Install what the platform needs on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m toolchain", description="Install what the platform needs on this machine."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("plan", help="say what is missing, where it would go and how long it takes; change nothing")
+    commands.add_parser(
+        "plan", help="say what is missing, where it would go and how long it takes; change nothing"
+    )
     commands.add_parser("install", help="say what is missing, then install it; again at any time")
-    commands.add_parser("system", help="as root: only the Debian packages, for someone else to go on without root")
+    commands.add_parser(
+        "system", help="as root: only the Debian packages, for someone else to go on without root"
+    )
     commands.add_parser("doctor", help="check that this machine can run the platform")
     commands.add_parser("env", help='print shell exports for plain `pulumi`: eval "$(make -s env)"')
     clean = commands.add_parser("clean-cache", help="remove built tools and environments (asks)")
@@ -30,9 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     sums = commands.add_parser("results", help="add up the JUnit files of several pytest runs")
     sums.add_argument("folder", type=Path)
     sums.add_argument("runs", nargs="+", help="names of the files, without .xml")
-    reap = commands.add_parser("reap", help="end the processes that a test run left behind; 1 when there were any")
+    reap = commands.add_parser(
+        "reap", help="end the processes that a test run left behind; 1 when there were any"
+    )
     reap.add_argument("--home", type=Path, required=True, help="the run's WMS_HOME")
-    reap.add_argument("--mark", required=True, help="NAME=VALUE in the environment of all that the run started")
+    reap.add_argument(
+        "--mark", required=True, help="NAME=VALUE in the environment of all that the run started"
+    )
     options = parser.parse_args(arguments)
     # Ended politely we clean up (temporary folders, policy-rc.d) as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -80,7 +90,9 @@ def _clean_cache(cache: Path, yes: bool) -> int:
         return 0
     if users := processes.under(cache):
         names = ", ".join(f"{process.command} ({process.pid})" for process in users[:5])
-        raise ToolchainError(f"{cache} is in use by {len(users)} processes: {names}; stop the platform first: make down")
+        raise ToolchainError(
+            f"{cache} is in use by {len(users)} processes: {names}; stop the platform first: make down"
+        )
     print("To be removed (the next `make setup` downloads and builds it again, some minutes):")
     print("\n".join(f"  {folder}" for folder in doomed))
     if not yes:

@@ -28,8 +28,7 @@ def installed_packages(names: Sequence[str]) -> frozenset[str]:
     """Those of `names` that dpkg has fully installed. Raises ToolchainError when dpkg cannot say."""
     result = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\\n", *names],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=20,
     )
@@ -51,13 +50,23 @@ def by_hand(names: Sequence[str]) -> str:
 
 
 def install(packages: Sequence[Package], *, log: Path, seconds: int) -> None:
-    """Install packages as root: no recommendations, no service started or left enabled, no default database cluster.
+    """Install packages as root, with no service started or left enabled and no default database cluster.
 
     Raises ToolchainError when apt-get fails, with the end of its output.
     """
     names = [package.name for package in packages]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-    command = [*install_command(names), "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold"]
+    environment = {
+        **os.environ,
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+    }
+    command = [
+        *install_command(names),
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Dpkg::Options::=--force-confold",
+    ]
 
     def apt(what: str, arguments: list[str], estimate: int) -> None:
         run(arguments, what=what, log=log, seconds=estimate, deadline=1800, environment=environment)
@@ -88,28 +97,32 @@ def lists_are_stale(names: Sequence[str]) -> bool:
     except ValueError:
         return True
     known = ask(["apt-cache", "policy", *names], timeout=60) or ""
-    candidates = [line for line in known.splitlines() if line.startswith("  Candidate:") and "(none)" not in line]
+    candidates = [
+        line for line in known.splitlines() if line.startswith("  Candidate:") and "(none)" not in line
+    ]
     return age > LISTS_STALE_AFTER or len(candidates) < len(set(names))
 
 
 def forbid_default_cluster() -> None:
-    """Keep postgresql-15 from creating a cluster `main` at installation; an existing decision is left alone."""
+    """Keep postgresql-15 from creating a cluster `main` at installation; a decision that stands is kept."""
     try:
         lines = CLUSTER_CONFIG.read_text().splitlines()
     except FileNotFoundError:
         lines = []
     if any(line.split("=")[0].strip() == "create_main_cluster" for line in lines) or CLUSTER_DROP_IN.exists():
         return
-    # A file in the folder that Debian's own configuration includes: that one may still be created by the package.
+    # A file in the folder that Debian's configuration includes: the package may still bring that one.
     CLUSTER_DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     CLUSTER_DROP_IN.write_text("# wms-platform makes its own clusters.\ncreate_main_cluster = false\n")
 
 
 @contextmanager
 def services_forbidden(policy: Path = POLICY) -> Iterator[None]:
-    """Within the block no maintainer script starts a service (invoke-rc.d obeys policy-rc.d, 101 = forbidden).
+    """Within the block no maintainer script starts a service (invoke-rc.d obeys policy-rc.d, 101 =
+    forbidden).
 
-    A policy that was there comes back afterwards. After a kill -9 the next run puts it back, see `restore_policy`.
+    A policy that was there comes back afterwards. After a kill -9 the next run puts it back, see
+    `restore_policy`.
     """
     restore_policy(policy)
     saved = _saved(policy)
@@ -126,7 +139,7 @@ def services_forbidden(policy: Path = POLICY) -> Iterator[None]:
 
 
 def restore_policy(policy: Path = POLICY) -> bool:
-    """Undo `services_forbidden`, also one that a killed run left. Returns whether there was anything to undo."""
+    """Undo `services_forbidden`, also that of a killed run. Returns whether there was anything to undo."""
     saved = _saved(policy)
     if not forbids_for_us(policy):
         # Killed between saving and replacing: the original still stands, the second name of it goes.
@@ -153,7 +166,13 @@ def disable(units: Sequence[str], log: Path) -> None:
     Without systemd nothing would start them, so there is nothing to do.
     """
     if units and shutil.which("systemctl"):
-        run(["systemctl", "--no-reload", "disable", *units], what="disable services", log=log, seconds=2, deadline=120)
+        run(
+            ["systemctl", "--no-reload", "disable", *units],
+            what="disable services",
+            log=log,
+            seconds=2,
+            deadline=120,
+        )
 
 
 def _saved(policy: Path) -> Path:

@@ -1,11 +1,12 @@
-"""`.venv` of the checkout: an interpreter that sees the locked environment and this checkout, and a few commands.
+"""`.venv` of the checkout: a Python that sees the locked environment and this checkout, and commands.
 
-It holds no packages, so it is made in a tenth of a second and never downloads. Beside them stands toolchain.json, which says
-what the checkout was set up with; `environment()` reads it instead of searching again.
+It holds no packages, so it is made in a tenth of a second and never downloads. Its toolchain.json says what
+the checkout was set up with; `environment()` reads it instead of searching again.
 """
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import shutil
@@ -22,14 +23,12 @@ RECORD = "toolchain.json"
 FORMAT = 1
 """To be raised when this module changes what it writes: older folders are then made again."""
 
-ENTRY_POINTS = {
-    "wmsctl": "wmsctl.main:main",
-    "pulumi-resource-wms": "stacks.local.provider.main:main",
-    "pytest": "pytest:console_main",
-    "mypy": "mypy.__main__:console_entry",
-    "patronictl": "patroni.ctl:ctl",
-}
+OWN = {"wmsctl": "wmsctl.main:main", "pulumi-resource-wms": "stacks.local.provider.main:main"}
+"""Commands of the checkout, and where they begin."""
+LOCKED = ("pytest", "mypy", "patronictl")
+"""Commands of the locked packages; where they begin is read from the packages."""
 BINARIES = ("ruff",)
+"""Commands that are no Python."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,12 @@ class Links:
 
     def complete(self) -> bool:
         """Whether everything that is named here still exists."""
-        needed = [self.python, f"{self.pulumi}/pulumi", f"{self.language_host}/pulumi-language-python", self.versitygw]
+        needed = [
+            self.python,
+            f"{self.pulumi}/pulumi",
+            f"{self.language_host}/pulumi-language-python",
+            self.versitygw,
+        ]
         return all(os.access(path, os.X_OK) for path in needed)
 
 
@@ -79,7 +83,13 @@ def build(links: Links, python: venv.Interpreter, *, log: Path, folder: Path = F
             f"{checkout}: cannot write ({error.strerror}); use a checkout that belongs to this user"
         ) from error
     try:
-        run([str(python.path), "-m", "venv", "--without-pip", str(work / "new")], what=".venv", log=log, seconds=1, deadline=60)
+        run(
+            [str(python.path), "-m", "venv", "--without-pip", str(work / "new")],
+            what=".venv",
+            log=log,
+            seconds=1,
+            deadline=60,
+        )
         _fill(work / "new", folder, links, python)
         if folder.is_symlink():
             folder.unlink()
@@ -105,7 +115,7 @@ def _fill(new: Path, final: Path, links: Links, python: venv.Interpreter) -> Non
     # The checkout first, so that no package of a careless name (`tests`, `bench`) hides ours.
     search = f"{links.checkout}\n{venv.site_packages(locked, python)}\n"
     (venv.site_packages(new, python) / "wms-platform.pth").write_text(search)
-    for name, entry in ENTRY_POINTS.items():
+    for name, entry in (OWN | locked_entries(venv.site_packages(locked, python))).items():
         script = new / "bin" / name
         script.write_text(script_text(final / "bin" / "python", entry))
         script.chmod(0o755)
@@ -114,10 +124,27 @@ def _fill(new: Path, final: Path, links: Links, python: venv.Interpreter) -> Non
     (new / RECORD).write_text(json.dumps(asdict(links), indent=2) + "\n")
 
 
+def locked_entries(packages: Path) -> dict[str, str]:
+    """Where the LOCKED commands begin ("module:function"), as their packages declare it.
+
+    Raises ToolchainError when one is missing.
+    """
+    found: dict[str, str] = {}
+    for file in packages.glob("*.dist-info/entry_points.txt"):
+        declared = configparser.ConfigParser(delimiters=("=",))
+        declared.optionxform = str  # type: ignore[assignment, method-assign]  # names keep their case
+        declared.read(file)
+        if declared.has_section("console_scripts"):
+            found.update(declared["console_scripts"])
+    if absent := [name for name in LOCKED if name not in found]:
+        raise ToolchainError(f"{packages} declares no {', '.join(absent)}; is it still in requirements.lock?")
+    return {name: found[name] for name in LOCKED}
+
+
 def script_text(python: Path, entry: str) -> str:
     """A console script for "module:function".
 
-    The kernel reads no interpreter path with a space and none beyond 127 bytes (Linux < 5.1): for those sh starts it.
+    The kernel reads no interpreter path with a space and none beyond 127 bytes (Linux < 5.1): sh does those.
     """
     module, function = entry.split(":")
     first = f"#!{python}\n"

@@ -60,11 +60,13 @@ def checks(pins: Pins, facts: Facts) -> Iterator[Check]:
         yield disk(name, folder, pins.minimum.disk_gib)
     yield shared_memory(Path("/dev/shm"), pins.minimum.shm_mib)
     yield memory(meminfo(Path("/proc/meminfo").read_text()), pins.minimum.memory_gib)
-    yield overcommit(Path("/proc/sys/vm/overcommit_memory").read_text(), meminfo(Path("/proc/meminfo").read_text()))
+    yield overcommit(
+        Path("/proc/sys/vm/overcommit_memory").read_text(), meminfo(Path("/proc/meminfo").read_text())
+    )
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE), pins.minimum.nofile)
     yield backlog(Path("/proc/sys/net/core/somaxconn").read_text())
     yield addresses(pins.network)
-    yield ports(pins.ports, paths.home())
+    yield ports(pins.ports)
     yield clock(paths.CHECKOUT / "requirements.lock", time.time())
     yield synchronised()
 
@@ -74,7 +76,7 @@ def system(pins: Pins, release: Path) -> Check:
     values = dict(line.split("=", 1) for line in _text(release).splitlines() if "=" in line)
     name, version = values.get("ID", "unknown").strip('"'), values.get("VERSION_ID", "0").strip('"')
     good = name == "debian" and at_least(version, str(pins.minimum.debian))
-    remedy = f"the platform is tried on Debian {pins.minimum.debian}; elsewhere its packages have other names and versions"
+    remedy = f"the platform is tried on Debian {pins.minimum.debian}; elsewhere packages have other names"
     return Check("system", good, f"{name} {version}", remedy, fatal=False)
 
 
@@ -100,14 +102,27 @@ def tools(pins: Pins, facts: Facts) -> Check:
     missing = [step.action.value for step in todo.steps]
     if todo.empty:
         return Check("toolchain", True, f"complete in {facts.cache}")
-    return Check("toolchain", False, f"missing: {', '.join(missing) or 'see problems'}", "; ".join(("make setup", *todo.problems)))
+    return Check(
+        "toolchain",
+        False,
+        f"missing: {', '.join(missing) or 'see problems'}",
+        "; ".join(("make setup", *todo.problems)),
+    )
 
 
 def policy() -> Check:
     """A policy that an interrupted installation left would keep the machine's own services from starting."""
     left = apt.forbids_for_us()
-    remedy = f"an installation was killed: rm {apt.POLICY} (or put {apt.POLICY}.wms-saved back under that name)"
-    return Check("service policy", not left, "temporary one still in place" if left else "untouched", remedy, fatal=False)
+    remedy = (
+        f"an installation was killed: rm {apt.POLICY} (or put {apt.POLICY}.wms-saved back under that name)"
+    )
+    return Check(
+        "service policy",
+        not left,
+        "temporary one still in place" if left else "untouched",
+        remedy,
+        fatal=False,
+    )
 
 
 def disk(name: str, folder: Path, gib: int) -> Check:
@@ -117,7 +132,9 @@ def disk(name: str, folder: Path, gib: int) -> Check:
     free = status.f_bavail * status.f_frsize / GIB
     variable = "WMS_CACHE" if name == "cache" else "WMS_HOME"
     if status.f_flag & ST_NOEXEC:
-        return Check(f"disk ({name})", False, f"{existing} is mounted noexec", f"set {variable} to a folder elsewhere")
+        return Check(
+            f"disk ({name})", False, f"{existing} is mounted noexec", f"set {variable} to a folder elsewhere"
+        )
     remedy = f"{gib} GiB are needed: free some, or set {variable} to a folder on a larger disk"
     return Check(f"disk ({name})", free >= gib, f"{free:.1f} GiB free at {existing}", remedy)
 
@@ -129,7 +146,7 @@ def shared_memory(folder: Path, mib: int) -> Check:
     except OSError as error:
         return Check("shared memory", False, f"{folder}: {error.strerror}", f"mount -t tmpfs tmpfs {folder}")
     free = status.f_bavail * status.f_frsize / MIB
-    remedy = f"{mib} MiB are needed by parallel queries: mount -o remount,size=512m {folder} (docker run --shm-size=512m)"
+    remedy = f"{mib} MiB are needed by parallel queries: mount -o remount,size=512m {folder}"
     return Check("shared memory", free >= mib, f"{free:.0f} MiB free at {folder}", remedy)
 
 
@@ -142,7 +159,9 @@ def meminfo(text: str) -> dict[str, int]:
 def memory(info: dict[str, int], gib: int) -> Check:
     """Memory that programs can still get."""
     free = info.get("MemAvailable", 0) / GIB
-    return Check("memory", free >= gib, f"{free:.1f} GiB available", f"{gib} GiB are needed; end something large")
+    return Check(
+        "memory", free >= gib, f"{free:.1f} GiB available", f"{gib} GiB are needed; end something large"
+    )
 
 
 def overcommit(mode: str, info: dict[str, int]) -> Check:
@@ -158,28 +177,40 @@ def open_files(soft: int, hard: int, least: int) -> Check:
     """Open files for each process: HAProxy, PgBouncer and nginx need two for each connection."""
     enough = resource.RLIM_INFINITY in (soft,) or soft >= least
     can = hard == resource.RLIM_INFINITY or hard >= least
-    how = f"ulimit -n {least}" if can else f"as root: a line `* - nofile {least}` in /etc/security/limits.conf, then log in again"
+    how = (
+        f"ulimit -n {least}"
+        if can
+        else f"as root: a line `* - nofile {least}` in /etc/security/limits.conf, then log in again"
+    )
     return Check("open files", enough, f"limit {soft} (hard limit {hard})", f"{least} are needed; {how}")
 
 
 def backlog(text: str) -> Check:
     """Connections waiting to be accepted; Redis and nginx ask for 511."""
     value = int(text.strip())
-    return Check("listen backlog", value >= 511, f"net.core.somaxconn={value}", "sysctl net.core.somaxconn=1024", fatal=False)
+    return Check(
+        "listen backlog",
+        value >= 511,
+        f"net.core.somaxconn={value}",
+        "sysctl net.core.somaxconn=1024",
+        fatal=False,
+    )
 
 
 def addresses(block: str) -> Check:
-    """Every node has a loopback address of its own: all of 127/8 is local on Linux, unless someone narrowed it."""
+    """Every node has a loopback address of its own: all of 127/8 is local on Linux, unless narrowed."""
     for address in (f"{block}.1.1", f"{block}.2.1", f"{block}.9.1"):
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
                 probe.bind((address, 0))
         except OSError as error:
-            return Check("addresses", False, f"{address}: {error.strerror}", "ip address add 127.0.0.1/8 dev lo")
+            return Check(
+                "addresses", False, f"{address}: {error.strerror}", "ip address add 127.0.0.1/8 dev lo"
+            )
     return Check("addresses", True, f"{block}.0.0/16 can be bound")
 
 
-def ports(wanted: tuple[int, ...], home: Path) -> Check:
+def ports(wanted: tuple[int, ...]) -> Check:
     """No foreign server holds one of the platform's ports on all addresses.
 
     Tried for real, on an address of 127/8 that no node has: only a listener on all addresses is in its way.
@@ -189,7 +220,12 @@ def ports(wanted: tuple[int, ...], home: Path) -> Check:
         "stop the server that listens there on all addresses (ss -ltnp shows it; a Debian service: "
         "systemctl disable --now NAME), or give the platform other ports"
     )
-    return Check("ports", not taken, f"in use on all addresses: {taken}" if taken else f"all {len(wanted)} free", remedy)
+    return Check(
+        "ports",
+        not taken,
+        f"in use on all addresses: {taken}" if taken else f"all {len(wanted)} free",
+        remedy,
+    )
 
 
 def _free(address: str, port: int) -> bool:
@@ -204,7 +240,7 @@ def _free(address: str, port: int) -> bool:
 
 
 def clock(witness: Path, now: float) -> Check:
-    """A clock before the checkout's own files is wrong, and certificates made by it would not be valid yet."""
+    """A clock before the checkout's own files is wrong: certificates made by it would not be valid yet."""
     behind = witness.stat().st_mtime - now
     remedy = "set it: timedatectl set-ntp true, or: date -s"
     if behind > 60:
@@ -216,7 +252,13 @@ def synchronised(ask: Callable[[], int] | None = None) -> Check:
     """Whether the kernel thinks that something keeps its clock right (TIME_ERROR = 5 means no)."""
     good = (ask or _clock_state)() != 5
     found = "kept by a time service" if good else "kept by nobody"
-    return Check("time service", good, found, "apt-get install systemd-timesyncd; leases and point-in-time recovery go by it", fatal=False)
+    return Check(
+        "time service",
+        good,
+        found,
+        "apt-get install systemd-timesyncd; leases and point-in-time recovery go by it",
+        fatal=False,
+    )
 
 
 def _clock_state() -> int:

@@ -18,8 +18,8 @@ PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"
 def environment() -> dict[str, str]:
     """The variables that plain `pulumi up` needs, complete (PATH included), all values absolute.
 
-    Creates the Pulumi state folder and the passphrase file in WMS_HOME when they are absent. Raises ToolchainError when
-    the toolchain is not installed or WMS_HOME cannot be written.
+    Creates the Pulumi state folder and the passphrase file in WMS_HOME when they are absent. Raises
+    ToolchainError when the toolchain is not installed or WMS_HOME cannot be written.
     """
     links = installed()
     home = paths.home()
@@ -30,19 +30,22 @@ def environment() -> dict[str, str]:
 def process_environment() -> dict[str, str]:
     """This process's environment with `environment()` over it, to start programs with.
 
-    A passphrase in the variable would win over the file: it is left out, so that all runs open the same state.
+    A passphrase in the variable would win over the file: it is left out, so that all runs open the same
+    state.
     """
     return {name: value for name, value in os.environ.items() if name != PASSPHRASE} | environment()
 
 
 def installed() -> checkout.Links:
-    """What the toolchain installed for this checkout. Raises ToolchainError when that is nothing, or no longer there."""
+    """What the toolchain installed for this checkout. Raises ToolchainError when that is nothing, or no
+    longer there."""
     links = checkout.read()
     if links is None:
         raise ToolchainError(f"{checkout.FOLDER} is missing or out of date; run: make setup")
     if links.cache != str(paths.cache()):
         raise ToolchainError(
-            f"{checkout.FOLDER} was made for the cache {links.cache}, but WMS_CACHE is {paths.cache()}; run: make setup"
+            f"{checkout.FOLDER} was made for the cache {links.cache}, but WMS_CACHE is {paths.cache()}; "
+            "run: make setup"
         )
     if links.checkout != str(paths.CHECKOUT) or not links.complete():
         raise ToolchainError(f"{checkout.FOLDER} points at something that has gone; run: make setup")
@@ -50,9 +53,10 @@ def installed() -> checkout.Links:
 
 
 def variables(links: checkout.Links, home: Path, state: Path, passphrase: Path, path: str) -> dict[str, str]:
-    """The variables, from what is installed; `path` is the caller's PATH. Pure but for looking programs up on it."""
+    """The variables, from what is installed; `path` is the caller's PATH, on which programs are looked up."""
     first = [f"{links.checkout}/.venv/bin"]
-    # The user's own CLI may live in /usr/bin: that is not to be pulled before the rest of PATH when it is found anyway.
+    # The user's own CLI may live in /usr/bin: that is not to be pulled before the rest of PATH when it is
+    # found anyway.
     for folder, program in ((links.pulumi, "pulumi"), (links.language_host, "pulumi-language-python")):
         if folder not in first and shutil.which(program, path=path) != f"{folder}/{program}":
             first.append(folder)
@@ -78,8 +82,8 @@ def shell(values: Mapping[str, str]) -> str:
 def prepare(home: Path) -> tuple[Path, Path]:
     """Create what Pulumi needs in `home`: its state folder (0700) and the passphrase file (0600), once.
 
-    Two runs at once end up with the same passphrase: it is written aside and gets its name by a link, which only the first
-    can make. Returns both paths. Raises ToolchainError when `home` cannot be written.
+    Two runs at once end up with the same passphrase: it is written aside and gets its name by a link, which
+    only the first can make. Returns both paths. Raises ToolchainError when `home` cannot be written.
     """
     state, passphrase = home / "pulumi", home / "pulumi-passphrase"
     try:
@@ -88,8 +92,8 @@ def prepare(home: Path) -> tuple[Path, Path]:
         if not passphrase.exists():
             if any((state / ".pulumi" / "stacks").rglob("*.json")):
                 raise ToolchainError(
-                    f"{passphrase} is missing, but {state} holds stacks that were encrypted with it. Restore the file "
-                    "from a backup; without it the secrets in that state are lost"
+                    f"{passphrase} is missing, but {state} holds stacks that were encrypted with it. "
+                    "Restore the file from a backup; without it the secrets in that state are lost"
                 )
             new = home / f".pulumi-passphrase.{os.getpid()}"
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

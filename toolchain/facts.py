@@ -52,7 +52,8 @@ class Facts:
     path_language_host: Path | None
     """That host."""
     bundled_host: Path | None = None
-    """The cache's Pulumi folder, when the CLI there came with a host of its own (the vendor's does)."""
+    """The cache's Pulumi folder, when a host stands beside the CLI there: the vendor's, or a link to the
+    pinned one."""
     tools: dict[str, Path] = field(default_factory=dict)
     """Complete tools of the pinned versions in the cache."""
     blocked: Path | None = None
@@ -69,7 +70,6 @@ def observe(pins: Pins) -> Facts:
     python = venv.interpreter(pins.minimum.python, root)
     environment = None if python is None else venv.folder(cache, python)
     own_pulumi, own_host = _pulumi_on_path(pins, cache)
-    pulumi = paths.tool_folder(cache, "pulumi", pins.pulumi_version)
     return Facts(
         root=root,
         cache=cache,
@@ -84,7 +84,7 @@ def observe(pins: Pins) -> Facts:
         go=find_go(),
         path_pulumi=own_pulumi,
         path_language_host=own_host,
-        bundled_host=pulumi if os.access(pulumi / LANGUAGE_HOST, os.X_OK) else None,
+        bundled_host=_host_beside_cli(pins, cache),
         tools={
             tool.name: folder
             for tool in pins.go_tools.values()
@@ -106,7 +106,8 @@ def find_go() -> Program | None:
 def _pulumi_on_path(pins: Pins, cache: Path) -> tuple[Program, Path] | tuple[None, None]:
     """The user's own Pulumi CLI, when it is recent enough and can run Python programs, and its host for them.
 
-    Folders of our cache are left out: `eval "$(make -s env)"` puts them on PATH, and a tool must not vouch for itself.
+    Folders of our cache are left out: `eval "$(make -s env)"` puts them on PATH, and a tool must not vouch
+    for itself.
     """
     folders = [
         folder
@@ -123,6 +124,14 @@ def _pulumi_on_path(pins: Pins, cache: Path) -> tuple[Program, Path] | tuple[Non
     except ValueError:
         return None, None
     return (Program(Path(found), str(version).removeprefix("v")), Path(host)) if recent else (None, None)
+
+
+def _host_beside_cli(pins: Pins, cache: Path) -> Path | None:
+    folder = paths.tool_folder(cache, "pulumi", pins.pulumi_version)
+    host = folder / LANGUAGE_HOST
+    built = paths.tool_folder(cache, LANGUAGE_HOST, pins.go_tools[LANGUAGE_HOST].version) / LANGUAGE_HOST
+    current = not host.is_symlink() or host.resolve() == built.resolve()
+    return folder if current and os.access(host, os.X_OK) else None
 
 
 def go_is_new_enough(go: Program | None, pins: Pins) -> bool:

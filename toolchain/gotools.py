@@ -21,8 +21,8 @@ SDK_SCRIPTS = ("python/cmd/pulumi-language-python-exec", "python/dist/pulumi-res
 def build(tool: GoTool, go: Program, target: Path, *, log: Path) -> None:
     """Build `tool` into the new folder `target`. Under the cache's lock.
 
-    Modules come from wherever the user's GOPROXY says and are checked against go.sum. Raises ToolchainError when the build or
-    the first run of the result fails; then `target` does not exist.
+    Modules come from wherever the user's GOPROXY says and are checked against go.sum. Raises ToolchainError
+    when the build or the first run of the result fails; then `target` does not exist.
     """
     module = module_folder(tool)
     environment = go_environment()
@@ -58,6 +58,16 @@ def prove(program: Path, version: str) -> None:
         raise ToolchainError(f"{program.name} {version}: built, but `{program.name} {flag}` said {said!r}")
 
 
+def link_beside(tool: Path, folder: Path) -> None:
+    """Give every file of the folder `tool` a relative link in `folder`, replacing older ones. Under the
+    cache's lock."""
+    for file in sorted(tool.iterdir()):
+        new = folder / f".{file.name}.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(os.path.relpath(file, folder))
+        new.replace(folder / file.name)
+
+
 def module_folder(tool: GoTool) -> Path:
     """The folder with the tool's go.mod."""
     return paths.CHECKOUT / "toolchain" / tool.name
@@ -66,7 +76,8 @@ def module_folder(tool: GoTool) -> Path:
 def go_environment() -> dict[str, str]:
     """The user's environment (proxy settings, module cache) with what makes a build repeatable.
 
-    GOTOOLCHAIN=local: a second compiler is not downloaded behind the user's back; the plan refuses a Go that is too old.
+    GOTOOLCHAIN=local: a second compiler is not downloaded behind the user's back; the plan refuses a Go that
+    is too old.
     """
     return {
         **os.environ,
@@ -91,4 +102,6 @@ def _copy_sdk_scripts(go: Program, work: Path) -> None:
             shutil.copyfile(folder / script, target)
             target.chmod(0o755)
     except (ValueError, KeyError, OSError) as error:
-        raise ToolchainError(f"pulumi-language-python: the scripts of the Pulumi SDK are missing ({error})") from error
+        raise ToolchainError(
+            f"pulumi-language-python: the scripts of the Pulumi SDK are missing ({error})"
+        ) from error

@@ -18,8 +18,8 @@ from toolchain.plan import Action, Plan, Step, describe, links, missing_packages
 def install(pins: Pins) -> bool:
     """Say what is missing, then install it. Returns whether there was anything to do.
 
-    Safe to run again at any time, also after a kill -9 and beside another run. Raises ToolchainError when something
-    stands in the way; nothing is begun then.
+    Safe to run again at any time, also after a kill -9 and beside another run. Raises ToolchainError when
+    something stands in the way; nothing is begun then.
     """
     if settled(plan(pins, observe(pins))).empty:
         return False
@@ -48,9 +48,11 @@ def install(pins: Pins) -> bool:
 
 
 def install_system(pins: Pins) -> None:
-    """The part that needs root: packages, and the check that nothing of an earlier run is left. Raises ToolchainError."""
+    """The part that needs root: packages and what keeps their services off. Raises ToolchainError."""
     if not paths.is_root():
-        raise ToolchainError("`system` installs Debian packages: run it as root (sudo python3 -m toolchain system)")
+        raise ToolchainError(
+            "`system` installs Debian packages: run it as root (sudo python3 -m toolchain system)"
+        )
     os.umask(0o022)
     with store.locked(paths.cache()):
         facts = observe(pins)
@@ -61,7 +63,9 @@ def install_system(pins: Pins) -> None:
 def settled(todo: Plan) -> Plan:
     """The plan, when nothing stands in its way. Raises ToolchainError with all that does."""
     if todo.problems:
-        raise ToolchainError("\n".join([describe(todo), "but:", *(f"- {problem}" for problem in todo.problems)]))
+        raise ToolchainError(
+            "\n".join([describe(todo), "but:", *(f"- {problem}" for problem in todo.problems)])
+        )
     return todo
 
 
@@ -81,7 +85,7 @@ def perform(step: Step, pins: Pins) -> None:
         case Action.PULUMI:
             _pulumi(pins, facts)
         case Action.LANGUAGE_HOST:
-            _go(pins.go_tools[LANGUAGE_HOST], facts, pins)
+            _language_host(pins, facts)
         case Action.GATEWAY:
             _go(pins.go_tools["versitygw"], facts, pins)
         case Action.CHECKOUT:
@@ -118,6 +122,14 @@ def _pulumi(pins: Pins, facts: Facts) -> None:
     except ToolchainError as error:
         print(f"    not from the vendor ({error}); building it", flush=True)
         _go(tool, facts, pins)
+
+
+def _language_host(pins: Pins, facts: Facts) -> None:
+    """Build the host, and put it where the CLI looks first: one on PATH makes it warn at every command."""
+    if LANGUAGE_HOST not in facts.tools:
+        _go(pins.go_tools[LANGUAGE_HOST], facts, pins)
+        facts = observe(pins)
+    gotools.link_beside(facts.tools[LANGUAGE_HOST], facts.tools["pulumi"])
 
 
 def _go(tool: GoTool, facts: Facts, pins: Pins) -> None:

@@ -42,8 +42,8 @@ def tool_folder(cache_folder: Path, name: str, version: str) -> Path:
 def closed_to_others(path: Path) -> Path | None:
     """The first folder from / down to `path` that other users may not enter (no o+x), or None.
 
-    The servers run as a user of their own, so what they read must not lie under such a folder. Parts that do not
-    exist yet are not looked at: the toolchain creates them with mode 0755.
+    The servers run as a user of their own, so what they read must not lie under such a folder. Parts that do
+    not exist yet are not looked at: the toolchain creates them with mode 0755.
     """
     for folder in [*reversed(path.parents), path]:
         try:
@@ -68,5 +68,7 @@ def _from_environment(variable: str, default: Path) -> Path:
     if not value:
         return default
     if not Path(value).is_absolute():
-        raise ToolchainError(f"{variable}={value!r} is not an absolute path; set it to one, or unset it for {default}")
+        raise ToolchainError(
+            f"{variable}={value!r} is not an absolute path; set it to one, or unset it for {default}"
+        )
     return Path(os.path.normpath(value))

@@ -55,7 +55,8 @@ def missing_packages(pins: Pins, facts: Facts) -> tuple[Package, ...]:
 
 
 def pulumi_folder(facts: Facts) -> Path | None:
-    """The folder of the Pulumi CLI that will be used: the user's own first, else the cache's; None when neither is."""
+    """The folder of the Pulumi CLI that will be used: the user's own first, else the cache's; None when
+    neither is."""
     return facts.path_pulumi.path.parent if facts.path_pulumi else facts.tools.get("pulumi")
 
 
@@ -63,7 +64,7 @@ def language_host_folder(facts: Facts) -> Path | None:
     """The folder of the host for Python programs that belongs to that CLI; None when it has to be made."""
     if facts.path_language_host is not None:
         return facts.path_language_host.parent
-    return facts.bundled_host if facts.bundled_host is not None else facts.tools.get(LANGUAGE_HOST)
+    return facts.bundled_host
 
 
 def links(facts: Facts) -> Links | None:
@@ -99,23 +100,33 @@ def plan(pins: Pins, facts: Facts) -> Plan:
         )
     if facts.root and not facts.service_user:
         steps.append(
-            Step(Action.USER, f"the system user {paths.NAME} (no login), as whom the servers run", "/etc/passwd", 1)
+            Step(
+                Action.USER,
+                f"the system user {paths.NAME} (no login), as whom the servers run",
+                "/etc/passwd",
+                1,
+            )
         )
     if not facts.venv_ready and facts.venv is not None:
         what = "a virtual environment with the locked Python packages (requirements.lock)"
         steps.append(Step(Action.VENV, what, str(facts.venv), pins.python_seconds))
-    for action, name in ((Action.PULUMI, "pulumi"), (Action.LANGUAGE_HOST, LANGUAGE_HOST), (Action.GATEWAY, "versitygw")):
+    for action, name in (
+        (Action.PULUMI, "pulumi"),
+        (Action.LANGUAGE_HOST, LANGUAGE_HOST),
+        (Action.GATEWAY, "versitygw"),
+    ):
         if _tool_present(action, facts):
             continue
         tool = pins.go_tools[name]
         where = str(paths.tool_folder(facts.cache, tool.name, tool.version))
         if action is Action.PULUMI:
-            what = f"the Pulumi CLI {tool.version}: from its vendor, or if that cannot be reached built from Go modules"
-            what += f" (about {duration(tool.seconds)})"
+            what = f"the Pulumi CLI {tool.version}: from its vendor, or if that cannot be reached "
+            what += f"built from Go modules (about {duration(tool.seconds)})"
             steps.append(Step(action, what, where, pins.pulumi_seconds))
         else:
             what = f"{tool.name} {tool.version}, built from Go modules: {tool.purpose}"
-            steps.append(Step(action, what, where, tool.seconds))
+            # Built but not yet beside the CLI: only links are missing.
+            steps.append(Step(action, what, where, 1 if name in facts.tools else tool.seconds))
     wanted = links(facts)
     if wanted is None or wanted != facts.linked:
         what = "an interpreter and the commands wmsctl, pytest, ruff, mypy, patronictl for this checkout"
@@ -127,7 +138,8 @@ def describe(plan: Plan) -> str:
     """The plan for people."""
     if plan.empty:
         return "Nothing is missing."
-    text = [f"Missing on this machine, and where it goes (about {duration(sum(step.seconds for step in plan.steps))}):"]
+    total = duration(sum(step.seconds for step in plan.steps))
+    text = [f"Missing on this machine, and where it goes (about {total}):"]
     for number, step in enumerate(plan.steps, 1):
         text.append(textwrap.indent(f"{number}. {step.what}", "  ").replace("\n  ", "\n       "))
         text.append(f"     -> {step.where}, about {duration(step.seconds)}")
@@ -143,7 +155,7 @@ def _tool_present(action: Action, facts: Facts) -> bool:
     if action is Action.PULUMI:
         return pulumi_folder(facts) is not None
     if action is Action.LANGUAGE_HOST:
-        # Nothing to do while the CLI is still to come: the vendor's brings its own host, and a build asks for one then.
+        # Nothing to do while the CLI is still to come: the vendor's brings its own host.
         return pulumi_folder(facts) is None or language_host_folder(facts) is not None
     return "versitygw" in facts.tools
 
@@ -154,8 +166,8 @@ def _problems(pins: Pins, facts: Facts, steps: list[Step]) -> list[str]:
     missing = [package.name for package in missing_packages(pins, facts)]
     if missing and not facts.has_apt:
         problems.append(
-            f"There is no apt-get here. The platform runs on Debian {pins.minimum.debian} or later; needed are its packages "
-            + ", ".join(missing)
+            f"There is no apt-get here. The platform runs on Debian {pins.minimum.debian} or later; "
+            "needed are its packages " + ", ".join(missing)
         )
     elif missing and not facts.root and not facts.sudo:
         problems.append(
@@ -166,10 +178,16 @@ def _problems(pins: Pins, facts: Facts, steps: list[Step]) -> list[str]:
         )
     if facts.python is None:
         problems.append(
-            f"No Python >= {pins.minimum.python} that the servers' user can execute: /usr/bin/python3 is absent or older, and the "
-            "one running this lies below a folder that is closed to others. Install Debian's: apt-get install python3"
+            f"No Python >= {pins.minimum.python} that the servers' user can execute: /usr/bin/python3 is "
+            "absent or older, and the one running this lies below a folder that is closed to others. "
+            "Install Debian's: apt-get install python3"
         )
-    built = [step.what.split(",")[0] for step in steps if step.action in (Action.LANGUAGE_HOST, Action.GATEWAY)]
+    builds = {Action.LANGUAGE_HOST: LANGUAGE_HOST, Action.GATEWAY: "versitygw"}
+    built = [
+        builds[step.action]
+        for step in steps
+        if step.action in builds and builds[step.action] not in facts.tools
+    ]
     if built and not go_is_new_enough(facts.go, pins):
         found = f"the one at {facts.go.path} is {facts.go.version}" if facts.go else "there is none on PATH"
         problems.append(

@@ -22,7 +22,7 @@ def ask(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Standard output of a quick program, or None when it is absent, fails or takes longer than `timeout` seconds."""
+    """What a quick program prints, or None when it is absent, fails or takes over `timeout` seconds."""
     try:
         result = subprocess.run(
             command,
@@ -48,10 +48,12 @@ def run(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a long job. Its output goes to `log` (appended); a line of progress is printed every HEARTBEAT seconds.
+    """Run a long job. Its output goes to `log` (appended); a line of progress is printed every HEARTBEAT
+    seconds.
 
-    `seconds` is the estimate shown, `deadline` the seconds after which the job and its children are ended. Raises
-    ToolchainError with the last lines of the log when it fails, and ends the job when this process is interrupted.
+    `seconds` is the estimate shown, `deadline` the seconds after which the job and its children are ended.
+    Raises ToolchainError with the last lines of the log when it fails, and ends the job when this process is
+    interrupted.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -82,7 +84,8 @@ def run(
                 _end(job)
     if status != 0:
         raise ToolchainError(
-            f"{what}: {command[0]} failed with exit code {status}; the last lines of {log}:\n{_tail(log, offset)}"
+            f"{what}: {command[0]} failed with exit code {status}; "
+            f"the last lines of {log}:\n{_tail(log, offset)}"
         )
 
 
@@ -94,7 +97,7 @@ def _wait(job: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
-    """End the job's whole process group, politely first: apt leaves a lock file and dpkg half a package otherwise."""
+    """End the job's whole process group, politely first, so that apt and dpkg can finish a package."""
     os.killpg(job.pid, signal.SIGTERM)
     if _wait(job, 20.0) is None:
         os.killpg(job.pid, signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""Processes of this machine as /proc shows them. Those of other users, and those that have just ended, are passed over."""
+"""Processes of this machine as /proc shows them. Those of other users, and those that have just ended, are
+passed over."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process. `started` is its start in clock ticks after boot; with the id it names one process for good."""
+    """A process. `started` is its start in clock ticks after boot; with the id it names one process."""
 
     pid: int
     started: int
@@ -26,17 +27,19 @@ def under(folder: Path) -> list[Process]:
 
 
 def marked(variable: str, value: str) -> list[Process]:
-    """Processes that were started with the environment variable set to `value`, except this one and its ancestors."""
+    """Processes started with the environment variable set to `value`, except this one and its ancestors."""
     wanted = f"{variable}={value}".encode()
     return [
-        process for pid in _others() if wanted in _read(pid, "environ").split(b"\0") and (process := describe(pid)) is not None
+        process
+        for pid in _others()
+        if wanted in _read(pid, "environ").split(b"\0") and (process := describe(pid)) is not None
     ]
 
 
 def describe(pid: int) -> Process | None:
     """The process with this id, or None when it is gone or a zombie."""
     try:
-        # After the name, which may hold anything and ends at the last ")": state, parent, …, start time as field 22.
+        # After the name, which may hold anything and ends at the last ")": state, parent … start time (22).
         rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
@@ -48,7 +51,7 @@ def describe(pid: int) -> Process | None:
 
 
 def end(processes: Iterable[Process], patience: float = 10.0) -> list[Process]:
-    """Ask the processes to end, kill those that have not after `patience` seconds, and return any that still live."""
+    """Ask the processes to end, kill those alive after `patience` seconds, and return any that still are."""
     alive = list(processes)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in alive:
@@ -56,7 +59,9 @@ def end(processes: Iterable[Process], patience: float = 10.0) -> list[Process]:
             _signal(process, number)
             _signal(process, signal.SIGCONT)
         until = time.monotonic() + patience
-        while (alive := [process for process in alive if describe(process.pid) == process]) and time.monotonic() < until:
+        while (
+            alive := [process for process in alive if describe(process.pid) == process]
+        ) and time.monotonic() < until:
             time.sleep(0.05)
         if not alive:
             break

@@ -31,7 +31,7 @@ def read(file: Path) -> Counts:
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         out = int(suite.get("skipped", 0))
         failed, skipped = failed + bad, skipped + out
-        # A test that passes and whose teardown then fails is counted twice by pytest, as a test and as an error.
+        # A test whose teardown fails counts twice with pytest, as passed and as an error.
         passed += max(int(suite.get("tests", 0)) - bad - out, 0)
     return Counts(passed, failed, skipped)
 
@@ -39,8 +39,8 @@ def read(file: Path) -> Counts:
 def collect(folder: Path, runs: Iterable[str]) -> tuple[Counts, list[str]]:
     """The sum over folder/<run>.xml, and a line about each run.
 
-    A run that left no readable file was never started or was killed: it counts as one failure, so that it cannot go
-    unnoticed.
+    A run that left no readable file was never started or was killed: it counts as one failure, so that it
+    cannot go unnoticed.
     """
     total, lines = Counts(), []
     for run in runs:

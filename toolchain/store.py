@@ -22,8 +22,8 @@ PARTIAL = ".partial-"
 def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
     """Hold the cache's lock, waiting up to `timeout` seconds for another run.
 
-    The kernel drops the lock with its holder, so a killed run leaves none behind. Raises ToolchainError when the
-    folder cannot be written or the other run takes too long.
+    The kernel drops the lock with its holder, so a killed run leaves none behind. Raises ToolchainError when
+    the folder cannot be written or the other run takes too long.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -42,10 +42,14 @@ def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 if time.monotonic() > until:
                     raise ToolchainError(
-                        f"{cache / LOCK}: held by process {holder} for over {timeout:.0f} s; wait for it or end it"
+                        f"{cache / LOCK}: held by process {holder} for over {timeout:.0f} s; "
+                        "wait for it or end it"
                     ) from None
                 if not told:
-                    print(f"another run (process {holder}) is installing into {cache}; waiting for it", flush=True)
+                    print(
+                        f"another run (process {holder}) is installing into {cache}; waiting for it",
+                        flush=True,
+                    )
                     told = True
                 time.sleep(0.2)
         os.ftruncate(descriptor, 0)
@@ -59,7 +63,8 @@ def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
 def published(target: Path) -> Iterator[Path]:
     """A new empty folder that becomes `target` when the block ends well, and vanishes when it does not.
 
-    To be used under the lock, for a `target` that is absent or damaged: a complete version in the cache never changes.
+    To be used under the lock, for a `target` that is absent or damaged: a complete version in the cache never
+    changes.
     """
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     work = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=target.parent))

@@ -18,7 +18,7 @@ def service_user() -> str:
 
 
 def create(log: Path) -> None:
-    """Create the system user: no login, no password, no home of its own. As root only. Does nothing if it exists.
+    """Create the system user: no login, no password, no home. As root only; nothing to do if it exists.
 
     Raises ToolchainError when useradd fails.
     """

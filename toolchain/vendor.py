@@ -20,7 +20,7 @@ SILENCE = 8.0
 
 
 def url(template: str, version: str, machine: str | None = None) -> str:
-    """Where the vendor keeps a version for this machine. Raises ToolchainError for a machine it does not serve."""
+    """Where the vendor keeps a version for this machine. Raises ToolchainError when it serves no such."""
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
         raise ToolchainError(f"the vendor of Pulumi has nothing for {machine}")
@@ -28,9 +28,10 @@ def url(template: str, version: str, machine: str | None = None) -> str:
 
 
 def download(address: str, version: str, target: Path, *, deadline: float = 600.0) -> None:
-    """Download and unpack the CLI with its language hosts into the new folder `target`. Under the cache's lock.
+    """Unpack the vendor's CLI and its language hosts into the new folder `target`. Under the cache's lock.
 
-    Raises ToolchainError when the vendor is unreachable, slower than `deadline` seconds, or what came does not run.
+    Raises ToolchainError when the vendor is unreachable, slower than `deadline` seconds, or what came does
+    not run.
     """
     until = time.monotonic() + deadline
     try:

@@ -17,8 +17,8 @@ from toolchain.versions import at_least
 
 LOCK_FILE = paths.CHECKOUT / "requirements.lock"
 STAMP = "complete"
-"""A file in the environment, written last. Environments cannot be moved (the path is in every script), so here a
-stamp does what a rename does for tools: without it the folder is rubbish of a killed run."""
+"""A file in the environment, written last. Environments cannot be moved (the path is in every script), so
+here a stamp does what a rename does for tools: without it the folder is rubbish of a killed run."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Interpreter:
 
 
 def interpreter(minimum: str, root: bool) -> Interpreter | None:
-    """Debian's python3 for root, because the servers' user must be able to execute it; else the one running this.
+    """Root takes Debian's python3, which the servers' user can execute; others take the one running this.
 
-    Returns None when nothing at least `minimum` is there, or when only one below a closed folder is (as root).
+    Returns None when nothing at least `minimum` is there, or (as root) only one below a closed folder.
     """
-    own = Interpreter(Path(sys._base_executable or sys.executable).resolve(), platform.python_version())  # type: ignore[attr-defined]
+    # The interpreter beneath a virtual environment, so that the new one does not hang on that environment.
+    base = str(getattr(sys, "_base_executable", "") or sys.executable)
+    own = Interpreter(Path(base).resolve(), platform.python_version())
     if not root:
         return own
     debian = Path("/usr/bin/python3")
@@ -54,9 +56,13 @@ def folder(cache: Path, python: Interpreter, lock_file: Path = LOCK_FILE) -> Pat
     try:
         locked = lock_file.read_bytes()
     except OSError as error:
-        raise ToolchainError(f"{lock_file}: {error.strerror}; restore it from git or make it with: make lock") from error
+        raise ToolchainError(
+            f"{lock_file}: {error.strerror}; restore it from git or make it with: make lock"
+        ) from error
     minor = ".".join(python.version.split(".")[:2])
-    key = hashlib.sha256(b"\0".join([locked, minor.encode(), str(python.path).encode(), platform.machine().encode()]))
+    key = hashlib.sha256(
+        b"\0".join([locked, minor.encode(), str(python.path).encode(), platform.machine().encode()])
+    )
     return cache / f"venv-{key.hexdigest()[:16]}"
 
 
@@ -71,8 +77,10 @@ def site_packages(environment: Path, python: Interpreter) -> Path:
     return environment / "lib" / f"python{minor}" / "site-packages"
 
 
-def build(environment: Path, python: Interpreter, *, log: Path, seconds: int, lock_file: Path = LOCK_FILE) -> None:
-    """Make the environment and install exactly what the lock file lists, checked by hash. Under the cache's lock.
+def build(
+    environment: Path, python: Interpreter, *, log: Path, seconds: int, lock_file: Path = LOCK_FILE
+) -> None:
+    """Make the environment with exactly what the lock file lists, checked by hash. Under the cache's lock.
 
     Raises ToolchainError when a step fails; the next run starts afresh.
     """
@@ -104,7 +112,9 @@ def build(environment: Path, python: Interpreter, *, log: Path, seconds: int, lo
         deadline=1200,
         # A PYTHONPATH or a user site of the operator must not count as "already satisfied".
         environment={
-            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER")
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER")
         }
         | {"PYTHONNOUSERSITE": "1"},
     )

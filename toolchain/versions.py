@@ -26,7 +26,7 @@ def at_least(version: str, minimum: str) -> bool:
 
 
 def within(version: str, minimum: str, below: str) -> bool:
-    """Whether minimum <= `version` < below. A pre-release of `minimum` ("3.250.0-alpha") counts as older than it."""
+    """Whether minimum <= `version` < below. A pre-release ("3.250.0-alpha") counts as older."""
     if "-" in version and parse(version) == parse(minimum):
         return False
     return at_least(version, minimum) and not at_least(version, below)

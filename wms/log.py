@@ -1,7 +1,7 @@
 """Structured log: one JSON object per line on stderr, for requests and for everything that uses `logging`.
 
-Request lines are collected and written a few times a second: a system call per request would be a tenth of the cost
-of answering from memory. No header, query string or body is ever logged, so no credential can be.
+Request lines are collected and written a few times a second: a system call per request would be a tenth of
+the cost of answering from memory. No header, query string or body is ever logged, so no credential can be.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ class RequestLog:
         self._lines: list[bytes] = []
 
     def request(
-        self, *, method: str, route: str, path: str, status: int, seconds: float, request_id: str, tenant_id: int | None
+        self,
+        *,
+        method: str,
+        route: str,
+        path: str,
+        status: int,
+        seconds: float,
+        request_id: str,
+        tenant_id: int | None,
     ) -> None:
         """Note one answered request."""
         if status < self._least_status:
@@ -81,7 +89,8 @@ class _JsonHandler(logging.Handler):
 
 
 class _Thinner(logging.Filter):
-    """Lets the same kind of message through once in a while: a pool says for each connection that it broke."""
+    """Lets the same kind of message through once in a while: a pool says for each connection that it broke.
+    """
 
     def __init__(self) -> None:
         super().__init__()

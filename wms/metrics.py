@@ -1,7 +1,7 @@
 """What the service measures of itself, in Prometheus' terms.
 
-Buckets have a boundary exactly at every objective: 0.5 and 1 s for answers (row O1), 0.1 and 0.3 s for statements
-(row O2), so that a ratio "within the objective" is exact and not interpolated.
+Buckets have a boundary exactly at every objective: 0.5 and 1 s for answers (row O1), 0.1 and 0.3 s for
+statements (row O2), so that a ratio "within the objective" is exact and not interpolated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         Gauge(
-            "wms_build_info", "Always 1; what is running.", ("version", "instance", "zone"), registry=self.registry
+            "wms_build_info",
+            "Always 1; what is running.",
+            ("version", "instance", "zone"),
+            registry=self.registry,
         ).labels(version, instance, zone).set(1)
         self._requests = Histogram(
             "wms_http_request_duration_seconds",
@@ -38,7 +41,9 @@ class Metrics:
             buckets=REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self.in_flight = Gauge("wms_http_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self.in_flight = Gauge(
+            "wms_http_requests_in_flight", "Requests being answered.", registry=self.registry
+        )
         self._statements = Histogram(
             "wms_database_statement_duration_seconds",
             "Time of one attempt of one statement, with the wait for a pooled connection.",
@@ -56,10 +61,16 @@ class Metrics:
             for reason in REASONS:
                 self.database_errors.labels(pool, reason)
         self.database_up = Gauge(
-            "wms_database_up", "1 when the last probe through this pool succeeded.", ("pool",), registry=self.registry
+            "wms_database_up",
+            "1 when the last probe through this pool succeeded.",
+            ("pool",),
+            registry=self.registry,
         )
         self.movements = Counter(
-            "wms_stock_movements_total", "Stock movements by kind and outcome.", ("kind", "outcome"), registry=self.registry
+            "wms_stock_movements_total",
+            "Stock movements by kind and outcome.",
+            ("kind", "outcome"),
+            registry=self.registry,
         )
         self.ready = Gauge("wms_ready", "1 while this process wants traffic.", registry=self.registry)
         # labels() hashes and locks: the few combinations that occur are kept.

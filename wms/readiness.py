@@ -1,7 +1,8 @@
 """Whether this process wants traffic.
 
-The database being away degrades every process at once, so it never makes one "not ready": a balancer would empty
-itself, and restarts would turn a failover into an outage. Only what is wrong with this process alone does.
+The database being away degrades every process at once, so it never makes one "not ready": a balancer would
+empty itself, and restarts would turn a failover into an outage. Only what is wrong with this process alone
+does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sample data: `python -m wms.seed --tenants 2 --warehouses 2 --skus 500 --seed 1 [--keys-out FILE]`.
 
-The same numbers give the same data (times are relative to now), and a second run adds only what is missing: larger
-numbers extend what is there.
-Every opening balance has its receipt in the ledger, so the ledger sums to the stock from the start. API keys are
-random whatever the seed, and exist only in the file (mode 0600) or on the terminal they were written to.
+The same numbers give the same data (times are relative to now), and a second run adds only what is missing:
+larger numbers extend what is there. Every opening balance has its receipt in the ledger, so the ledger sums
+to the stock from the start. API keys are random whatever the seed, and exist only in the file (mode 0600) or
+on the terminal they were written to.
 """
 
 from __future__ import annotations
@@ -36,7 +36,16 @@ _THINGS = ("Parafuso", "Rolamento", "Correia", "Filtro de óleo", "Pastilha de f
            "Válvula", "Sensor de pressão", "Chave de fenda", "Furadeira", "Bateria", "Pneu", "Amortecedor")  # fmt: skip
 _QUALITIES = ("aço inox", "reforçado", "compacto", "industrial", "leve", "alta pressão", "automotivo", "econômico",
               "profissional", "resistente à água")  # fmt: skip
-_CITIES = ("São Paulo", "Recife", "Curitiba", "Belo Horizonte", "Porto Alegre", "Salvador", "Fortaleza", "Manaus")
+_CITIES = (
+    "São Paulo",
+    "Recife",
+    "Curitiba",
+    "Belo Horizonte",
+    "Porto Alegre",
+    "Salvador",
+    "Fortaleza",
+    "Manaus",
+)
 
 _STAGE = """
 CREATE TEMPORARY TABLE stage_skus (code text, name text) ON COMMIT DROP;
@@ -104,11 +113,15 @@ def skus(size: Size, tenant: int) -> Iterator[tuple[str, str]]:
     """(code, Portuguese name) of every SKU of a tenant."""
     for number in range(1, size.skus + 1):
         random = Random(f"{size.seed}:{tenant}:sku:{number}")
-        yield sku_code(number), f"{random.choice(_THINGS)} {random.choice(_QUALITIES)} {random.randint(1, 500)} mm"
+        yield (
+            sku_code(number),
+            f"{random.choice(_THINGS)} {random.choice(_QUALITIES)} {random.randint(1, 500)} mm",
+        )
 
 
 def location(number: int) -> tuple[str, str, int, int]:
-    """(code, aisle, level, position) of the location number 0, 1, …: 50 positions of 4 levels make an aisle."""
+    """(code, aisle, level, position) of the location number 0, 1, …: 50 positions of 4 levels make an aisle.
+    """
     aisle, rest = divmod(number, 200)
     level, position = divmod(rest, 50)
     letters = chr(ord("A") + aisle % 26) + (str(aisle // 26) if aisle >= 26 else "")
@@ -143,7 +156,8 @@ def load(connection: Connection[Any], size: Size) -> dict[int, str]:
     loaded = {}
     with connection.transaction():
         connection.execute(
-            "SELECT ensure_transaction_partitions(%s::date, 3)", ((until - timedelta(days=HISTORY_DAYS)).date(),)
+            "SELECT ensure_transaction_partitions(%s::date, 3)",
+            ((until - timedelta(days=HISTORY_DAYS)).date(),),
         )
     for tenant in range(1, size.tenants + 1):
         started = time.monotonic()
@@ -158,7 +172,9 @@ def load(connection: Connection[Any], size: Size) -> dict[int, str]:
     return loaded
 
 
-def _load_tenant(connection: Connection[Any], size: Size, tenant: int, tenant_id: int, until: datetime) -> int:
+def _load_tenant(
+    connection: Connection[Any], size: Size, tenant: int, tenant_id: int, until: datetime
+) -> int:
     codes = [f"wh{number:03d}" for number in range(1, size.warehouses + 1)]
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -186,9 +202,12 @@ def _copy(cursor: psycopg.Cursor[Any], table: str, rows: Iterator[tuple[Any, ...
             copy.write_row(row)
 
 
-def ensure_keys(connection: Connection[Any], tenants: dict[int, str], known: Sequence[TenantKey]) -> list[TenantKey]:
-    """A valid key named "seed" for each tenant: the one from `known` where it still opens, else a new one, which
-    revokes the former. Raises psycopg.Error."""
+def ensure_keys(
+    connection: Connection[Any], tenants: dict[int, str], known: Sequence[TenantKey]
+) -> list[TenantKey]:
+    """A valid key named "seed" for each tenant: the one from `known` where it still opens, else a new one,
+    which revokes the former. Raises psycopg.Error.
+    """
     keys = []
     held = {entry.tenant_id: entry.api_key for entry in known}
     with connection.transaction():
@@ -202,7 +221,8 @@ def ensure_keys(connection: Connection[Any], tenants: dict[int, str], known: Seq
                     (tenant_id,),
                 )
                 connection.execute(
-                    "INSERT INTO api_keys (tenant_id, key_hash, name) VALUES (%s, %s, 'seed')", (tenant_id, hash_of(key))
+                    "INSERT INTO api_keys (tenant_id, key_hash, name) VALUES (%s, %s, 'seed')",
+                    (tenant_id, hash_of(key)),
                 )
             rows = connection.execute(
                 "SELECT warehouse_id FROM warehouses WHERE tenant_id = %s ORDER BY code", (tenant_id,)
@@ -243,9 +263,13 @@ def main() -> int:
     """Run the command; exit code 0 done, 1 failed, 2 wrong usage or settings, 4 database out of reach."""
     parser = argparse.ArgumentParser(prog="python -m wms.seed", description="Load sample data (repeatable).")
     for name, default, highest in (("tenants", 2, 999), ("warehouses", 2, 999), ("skus", 500, 999_999)):
-        parser.add_argument(f"--{name}", type=_bounded(1, highest), default=default, help=f"1 to {highest}, {default}")
+        parser.add_argument(
+            f"--{name}", type=_bounded(1, highest), default=default, help=f"1 to {highest}, {default}"
+        )
     parser.add_argument("--seed", type=_bounded(0, 2**31), default=1, help="chooses the data (1)")
-    parser.add_argument("--keys-out", metavar="FILE", help="write an API key per tenant there (mode 0600); - prints")
+    parser.add_argument(
+        "--keys-out", metavar="FILE", help="write an API key per tenant there (mode 0600); - prints"
+    )
     arguments = parser.parse_args()
     size = Size(arguments.tenants, arguments.warehouses, arguments.skus, arguments.seed)
     target = arguments.keys_out
@@ -255,7 +279,9 @@ def main() -> int:
         with runner.connect(settings, "wms-seed") as connection:
             connection.autocommit = True
             tenants = load(connection, size)
-            connection.execute("ANALYZE tenants, warehouses, skus, locations, inventory_master, inventory_transactions")
+            connection.execute(
+                "ANALYZE tenants, warehouses, skus, locations, inventory_master, inventory_transactions"
+            )
             keys = ensure_keys(connection, tenants, known) if target else []
         if target == "-":
             print(msgspec.json.encode(keys).decode())

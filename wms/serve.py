@@ -1,8 +1,9 @@
-"""`python -m wms.serve`: one process, one event loop, one port, configured by environment variables (wms.settings).
+"""`python -m wms.serve`: one process, one event loop, one port, configured by environment variables
+(wms.settings).
 
 SIGTERM or SIGINT drains: readiness says 503 for WMS_DRAIN_MS while everything is still answered, then no more
-connections are accepted and the last answers are waited for, at most WMS_SHUTDOWN_MS. Exit code 0 after that, 1 when
-the port cannot be had or the server fails, 2 on wrong settings.
+connections are accepted and the last answers are waited for, at most WMS_SHUTDOWN_MS. Exit code 0 after that,
+1 when the port cannot be had or the server fails, 2 on wrong settings.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ async def serve(settings: Settings, server: Server) -> int:
 
 
 def _claim(address: str, port: int) -> None:
-    """Raises OSError when somebody listens there already: the server shares ports (SO_REUSEPORT) and would not tell."""
+    """Raises OSError when somebody listens there already: the server shares ports (SO_REUSEPORT) and would
+    not tell.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

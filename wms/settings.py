@@ -31,8 +31,8 @@ Name (default; allowed) and meaning:
     WMS_ACCESS_LOG          (all; all, errors, off)
     WMS_LOG_LEVEL           (info; debug, info, warning, error)
 
-Migrations and sample data (`python -m wms.migrations`, `python -m wms.seed`) use WMS_DB_HOSTS, WMS_DB_WRITE_NAME,
-WMS_DB_SSLMODE, WMS_DB_CA and WMS_DB_CONNECT_TIMEOUT_S, and:
+Migrations and sample data (`python -m wms.migrations`, `python -m wms.seed`) use WMS_DB_HOSTS,
+WMS_DB_WRITE_NAME, WMS_DB_SSLMODE, WMS_DB_CA and WMS_DB_CONNECT_TIMEOUT_S, and:
 
     WMS_OWNER_USER          (wms_owner)             role that owns the schema
     WMS_OWNER_PASSWORD      (required)
@@ -206,7 +206,9 @@ def load(environment: Mapping[str, str]) -> Settings:
         read_deadline_s=read_deadline_ms / 1000,
         read_attempt_s=read.seconds("WMS_READ_ATTEMPT_MS", min(700, read_deadline_ms), 50, read_deadline_ms),
         write_deadline_s=write_deadline_ms / 1000,
-        write_attempt_s=read.seconds("WMS_WRITE_ATTEMPT_MS", min(3000, write_deadline_ms), 50, write_deadline_ms),
+        write_attempt_s=read.seconds(
+            "WMS_WRITE_ATTEMPT_MS", min(3000, write_deadline_ms), 50, write_deadline_ms
+        ),
         body_timeout_s=read.seconds("WMS_BODY_TIMEOUT_MS", 5000, 100, 60_000),
         max_body_bytes=read.integer("WMS_MAX_BODY_BYTES", 65_536, 1024, 1_048_576),
         api_key_ttl_s=float(read.integer("WMS_API_KEY_TTL_S", 30, 0, 300)),

@@ -1,4 +1,4 @@
-"""The exporters: what turns each server's counters into Prometheus' format, beside the server where it must be local.
+"""The exporters: what turns each server's counters into Prometheus' format, beside it where it must be local.
 
 They are many, so each is kept small: one Go thread, an early garbage collector, unneeded collectors off.
 """
@@ -47,6 +47,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
 
 def _postgres(platform: Platform, site: Site, node: Node) -> Process:
     port, folder = platform.monitor.postgres_port, site.folder(node.name, "postgres-exporter")
+    database = f"{node.address}:{platform.postgres.port}/{platform.postgres.database}"
     options = urlencode({"sslmode": "verify-ca", "sslrootcert": site.ca, "connect_timeout": 3}, safe="/")
     return Process(
         node=node.name,
@@ -60,7 +61,7 @@ def _postgres(platform: Platform, site: Site, node: Node) -> Process:
         ),
         files={"queries.yml": template("postgres-queries.yml.j2", heartbeat_ms=HEARTBEAT_MS)},
         environment={
-            "DATA_SOURCE_URI": f"{node.address}:{platform.postgres.port}/{platform.postgres.database}?{options}",
+            "DATA_SOURCE_URI": f"{database}?{options}",
             "DATA_SOURCE_USER": "exporter",
             "DATA_SOURCE_PASS": secret("postgres/exporter"),
             **SMALL,
@@ -70,8 +71,8 @@ def _postgres(platform: Platform, site: Site, node: Node) -> Process:
 
 
 def _pgbouncer(platform: Platform, site: Site, node: Node) -> Process:
-    # The packaged exporter opens one connection at its start and never another: after a restart of the pooler it
-    # would answer with errors for ever.
+    # The packaged exporter opens one connection at its start and never another: after a restart of the pooler
+    # it would answer with errors for ever.
     port = platform.monitor.pooler_port
     return Process(
         node=node.name,

@@ -1,4 +1,4 @@
-"""nginx: load balancer and gateway. Round robin over the services without affinity, compression, limits, timeouts."""
+"""nginx: load balancer and gateway. Round robin without affinity, compression, limits, timeouts."""
 
 from __future__ import annotations
 

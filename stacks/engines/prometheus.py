@@ -40,8 +40,8 @@ def jobs(platform: Platform) -> list[Job]:
     (monitor,) = topology.of_role(p, "monitor")
     haproxy = {
         "params": {"scope": ["frontend", "backend", "server"]},
-        "keep": "haproxy_(frontend|backend|server)_(status|current_sessions|current_queue|sessions_total|bytes_in_total|"
-        "bytes_out_total|connection_errors_total|response_errors_total|http_responses_total|active_servers|"
+        "keep": "haproxy_(frontend|backend|server)_(status|current_sessions|current_queue|sessions_total|"
+        "bytes_in_total|bytes_out_total|connection_errors_total|response_errors_total|http_responses_total|active_servers|"
         "max_session_time_seconds|check_failures_total)",
     }
     edges = [(node, f"https://{node.address}:{p.edge.port}") for node in topology.of_role(p, "edge")]

@@ -1,6 +1,6 @@
 """Redis Cluster: cache, sessions and event streams. TLS only; every user by ACL; nothing by the default user.
 
-The processes start as single nodes; `topology.redis_shards` and `topology.redis_slots` say how they are joined.
+The processes start as single nodes; `topology.redis_shards` and `redis_slots` say how they are joined.
 """
 
 from __future__ import annotations

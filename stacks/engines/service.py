@@ -41,7 +41,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 "WMS_DB_CA": site.ca,
                 "WMS_DB_WRITE_POOL": str(service.write_pool),
                 "WMS_DB_READ_POOL": str(service.read_pool),
-                # Long enough for a write to ride out a failover; reads have replicas and keep their short default.
+                # Long enough for a write to ride out a failover; reads have replicas and stay short.
                 "WMS_WRITE_DEADLINE_MS": str(round(platform.timeouts.service_s * 1000)),
                 "WMS_MAX_BODY_BYTES": str(platform.gateway.max_body_kb * 1024),
                 "WMS_DRAIN_MS": str(round(service.drain_s * 1000)),

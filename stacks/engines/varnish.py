@@ -2,8 +2,8 @@
 
 client ─TLS→ edge-tls ─PROXY, unix socket→ varnish ─unix socket→ edge-tls ─TLS, verified→ gateways
 
-HAProxy and not Varnish spreads the load over the gateways: it knows whether a request was sent before a connection
-failed, so it can pass even a POST to the other gateway. While Varnish is away it goes straight to them.
+HAProxy and not Varnish spreads the load over the gateways: it knows whether a request was sent before a
+connection failed, so it can pass even a POST to the other one. While Varnish is away, it goes there itself.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ HEALTH = "/-/edge"
 
 
 def processes(platform: Platform, site: Site) -> list[Process]:
-    """Varnish and its HAProxy on each edge node."""
+    """Varnish and its HAProxy on each edge node; HAProxy first, as Varnish looks for its socket."""
     return [
         process
         for node in topology.of_role(platform, "edge")
-        for process in (_varnish(platform, site, node), _tls(platform, site, node))
+        for process in (_tls(platform, site, node), _varnish(platform, site, node))
     ]
 
 
@@ -68,7 +68,7 @@ def _varnish(platform: Platform, site: Site, node: topology.Node) -> Process:
         },
         restart_only=nothing,
         reload_command=("/bin/sh", f"{folder}/reload.sh"),
-        # The first start compiles the VCL. The port for varnishadm opens before the child does, so ask that instead.
+        # The first start compiles the VCL, and varnishadm's port opens before that is done.
         probe=Probe("exec", command=("/usr/bin/varnishadm", "-n", work, "-t", "2", "ping"), timeout_s=60),
         rollout="varnish",
     )

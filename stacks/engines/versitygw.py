@@ -1,4 +1,4 @@
-"""The S3 gateway: backups and archives go to it. A folder of this node is the store; versions are kept beside it."""
+"""The S3 gateway: backups and archives go to it. A folder is the store; old versions are kept beside it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 platform.storage.region,
                 "--health",
                 "/health",
+                "--keep-alive",
                 "--quiet",
                 "posix",
                 "--versioning-dir",

@@ -33,8 +33,9 @@ class NodeComponent(pulumi.ComponentResource):
             ca_cert_pem=authority.cert_pem,
             ca_key_pem=authority.key_pem,
             common_name=node.name,
-            # localhost: some clients insist on a DNS name and are told the address separately.
-            sans=[node.name, "localhost", node.address],
+            # The role is the name by which a balancer knows all its servers; localhost is for clients that insist on a
+            # DNS name and are told the address separately.
+            sans=[node.name, node.role, "localhost", node.address],
             days=platform.pki.certificate_days,
             renew_before_days=platform.pki.renew_before_days,
             opts=pulumi.ResourceOptions(parent=self),

@@ -1,7 +1,7 @@
 """The resource types of the provider `wms` as the stack's program uses them.
 
-Each class is thin: its keyword arguments are the inputs of the handler of the same name in provider/handlers/, its
-attributes the outputs. None means "the handler's default".
+Each class is thin: its keyword arguments are the inputs of the handler of the same name in
+provider/handlers/, its attributes the outputs. None means "the handler's default".
 """
 
 from __future__ import annotations

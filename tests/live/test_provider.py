@@ -1,6 +1,7 @@
 """The provider through the real Pulumi CLI: create, preview, refresh, repair, failure, secrets, destroy.
 
-Runs a small inline program by the Automation API; servers are Python's http.server on a loopback address of its own.
+Runs a small inline program by the Automation API; servers are Python's http.server on a loopback address of
+its own.
 """
 
 from __future__ import annotations
@@ -70,12 +71,16 @@ class Platform:
         """The Pulumi program."""
         supervisor = resources.Supervisor("supervisor", home=self.home, user=self.user, python=sys.executable)
         password = resources.Password("password", length=24)
+        # Below a component the URN names both types; the provider must find its own in it.
+        node = pulumi.ComponentResource("wms:local:Node", "web-1")
+        below = pulumi.ResourceOptions(parent=node)
         config = resources.File(
             "greeting",
             home=supervisor.home,
             user=self.user,
             path=f"{self.home}/nodes/web-1/site/greeting.txt",
             content=pulumi.Output.concat(self.greeting, "\n"),
+            opts=below,
         )
         private = resources.File(
             "private",
@@ -224,9 +229,11 @@ def preview_shows_the_changed_setting(platform: Platform) -> None:
     platform.greeting = "good morning"
     changes, text = platform.preview()
     assert changes["update"] == 2, text  # the file, and the process that restarts for it
-    assert "hello" in text and "good morning" in text
+    assert "hello" in text
+    assert "good morning" in text
     assert "greeting" in text
-    assert SECRET not in text and platform.value not in text
+    assert SECRET not in text
+    assert platform.value not in text
 
 
 def up_restarts_only_for_the_change(platform: Platform) -> None:

@@ -1,4 +1,5 @@
-"""The provider's resource types for stores, against real servers of this machine on loopback addresses of their own.
+"""The provider's resource types for stores, against real servers of this machine on loopback addresses of
+their own.
 
 Handlers are called directly: what Pulumi adds is tested in test_provider.py.
 """
@@ -59,7 +60,9 @@ def folder() -> Iterator[Path]:
 def server(
     command: list[str], folder: Path, ready: Callable[[], object], environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server as the service user in `folder` until the block ends; `ready` raises or is false before it is up."""
+    """Run a server as the service user in `folder` until the block ends; `ready` raises or is false before it
+    is up.
+    """
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [*become(ACCOUNT), *command],
@@ -133,7 +136,7 @@ def filled(handler: Handler[Any], inputs: Values) -> Values:
     return handler.check(inputs)[0]
 
 
-# -- PostgreSQL ----------------------------------------------------------------------------------------------------
+# -- PostgreSQL --
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +147,8 @@ def connection(folder: Path) -> Iterator[Values]:
     secret.write_text("superuser-password\n", encoding="utf-8")
     secret.chmod(0o644)
     subprocess.run(
-        [*become(ACCOUNT), str(POSTGRES / "initdb"), "-D", str(place / "data"), "-U", "postgres", "-A", "scram-sha-256",
-         "--pwfile", str(secret), "--no-sync"],
+        [*become(ACCOUNT), str(POSTGRES / "initdb"), "-D", str(place / "data"), "-U", "postgres",
+         "-A", "scram-sha-256", "--pwfile", str(secret), "--no-sync"],
         cwd=place, check=True, capture_output=True,
     )  # fmt: skip
     options = [
@@ -251,7 +254,10 @@ def test_database_extension_and_script(connection: Values) -> None:
     assert extension.read(extension_id, installed) is None
 
     script = DatabaseScriptHandler()
-    text = "CREATE SCHEMA IF NOT EXISTS ops; CREATE OR REPLACE FUNCTION ops.two() RETURNS int LANGUAGE sql AS 'SELECT 2';"
+    text = (
+        "CREATE SCHEMA IF NOT EXISTS ops;"
+        "CREATE OR REPLACE FUNCTION ops.two() RETURNS int LANGUAGE sql AS 'SELECT 2';"
+    )
     run = filled(
         script,
         {
@@ -305,7 +311,7 @@ def test_a_wrong_password_is_told_at_once(connection: Values) -> None:
     assert "not-that-one" not in str(caught.value)
 
 
-# -- etcd and Patroni ----------------------------------------------------------------------------------------------
+# -- etcd and Patroni --
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +482,7 @@ def test_the_leader_is_relieved_before_its_restart(members: list[str]) -> None:
     assert leader_name(access) not in ("", name)
 
 
-# -- Redis ---------------------------------------------------------------------------------------------------------
+# -- Redis --
 
 
 @pytest.fixture(scope="module")
@@ -487,7 +493,9 @@ def redis_places(folder: Path) -> Iterator[list[tuple[str, int]]]:
             place, address = subfolder(folder, f"redis-{index}"), f"{NETWORK}.4{index}"
             config = place / "redis.conf"
             config.write_text(
-                f"bind {address}\nbind-source-addr {address}\nport 6379\ndir {place}\ncluster-enabled yes\ncluster-node-timeout 2000\nsave ''\n"
+                # Without a source address of its own a node is taken for 127.0.0.1 by those it meets.
+                f"bind {address}\nbind-source-addr {address}\nport 6379\ndir {place}\nsave ''\n"
+                "cluster-enabled yes\ncluster-node-timeout 2000\n"
                 "user default off\nuser admin on >redis-admin-password ~* &* +@all\n"
                 "masteruser admin\nmasterauth redis-admin-password\n",
                 encoding="utf-8",
@@ -545,7 +553,7 @@ def test_redis_cluster_is_formed_finished_and_watched(redis_places: list[tuple[s
     assert not leads(leader, "any")
 
 
-# -- S3 ------------------------------------------------------------------------------------------------------------
+# -- S3 --
 
 
 @pytest.fixture(scope="module")
@@ -573,7 +581,7 @@ def test_bucket(s3: Values) -> None:
     create(handler, inputs)
     assert handler.read(identity, state) == state
 
-    import boto3  # type: ignore[import-untyped]
+    import boto3
 
     client = boto3.client(
         "s3",

@@ -1,7 +1,7 @@
 """The rendered files of a platform on disk, with certificates and passwords, for the servers' own parsers.
 
-Servers run as the service user when the tests run as root: some refuse root, and what only root may read must not be
-needed.
+Servers run as the service user when the tests run as root: some refuse root, and what only root may read must
+not be needed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def service_user() -> str | None:
 class Sandbox:
     """A platform's folders below a temporary home that the service user can read."""
 
-    def __init__(self, platform: spec.Platform, home: Path, **site: str) -> None:
+    def __init__(self, platform: spec.Platform, home: Path, **site: Any) -> None:
         self.platform, self.home, self.user = platform, home, service_user()
         self.site = Site(
             home=str(home),
@@ -100,7 +100,7 @@ class Sandbox:
     def run(self, key: str, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `command` in the folder and environment of process `key`, as the service user, output merged.
 
-        Its standard output is a file below the home, as /dev/stdout can be reopened by the service user only there.
+        Its standard output is a file below the home, which the service user can open a second time.
         """
         process = self.processes[key]
         with self._output(key) as file:
@@ -184,8 +184,8 @@ class Sandbox:
 
 
 @contextlib.contextmanager
-def sandbox(platform: spec.Platform, **site: str) -> Iterator[Sandbox]:
-    """A Sandbox for `platform` in a folder of its own, removed at the end; `site` replaces fields of its Site.
+def sandbox(platform: spec.Platform, **site: Any) -> Iterator[Sandbox]:
+    """A Sandbox for `platform` in a folder of its own, removed at the end; `site`: fields of its Site.
 
     The folder's path is short, because it holds sockets.
     """

@@ -58,8 +58,10 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
 
 
 def routes(operations: Sequence[Operation[Any, Any]], services: Services) -> list[BaseRoute]:
-    """One mount per resource, in the order of `operations`: a request is compared with a handful of prefixes, not
-    with every route. A path that is its resource stands beside its mount, which wants something after its prefix."""
+    """One mount per resource, in the order of `operations`: a request is compared with a handful of prefixes,
+    not with every route. A path that is its resource stands beside its mount, which wants something after its
+    prefix.
+    """
     found: list[BaseRoute] = []
     mounts: dict[str, Router] = {}
     for operation in operations:

@@ -37,7 +37,8 @@ class Envelope:
         started = perf_counter()
         request_id = _request_id(scope)
         status = 0
-        # The router raises its 404 and 405 instead of answering in plain text when it sees an application here.
+        # The router raises its 404 and 405 instead of answering in plain text when it sees an application
+        # here.
         scope["app"] = self
         extra = [(b"x-request-id", request_id.encode())]
 
@@ -60,7 +61,9 @@ class Envelope:
                 _logger.error("request %s broke off", request_id, exc_info=error)
                 raise
             problem = _problem(error, request_id)
-            headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
+            headers = tuple(
+                (name.lower().encode(), value.encode()) for name, value in problem.headers.items()
+            )
             await send_answer(sending, problem.status, problem.body(request_id), MEDIA_TYPE, headers)
         finally:
             self.in_flight -= 1

@@ -59,7 +59,11 @@ def body(raw: bytes, kind: Any) -> Any:
             400,
             "malformed-json",
             f"the body is not JSON: {error}",
-            errors=(FieldError(field="(whole)", location="body", detail="malformed", allowed="a JSON object in UTF-8"),),
+            errors=(
+                FieldError(
+                    field="(whole)", location="body", detail="malformed", allowed="a JSON object in UTF-8"
+                ),
+            ),
         ) from error
 
 

@@ -43,7 +43,9 @@ async def ready(call: Call[Nothing, Nothing]) -> Reply:
     services = call.services
     found = verdict(services.checks, services.draining)
     settings = services.settings
-    checks = {name: CheckState(check.ok, check.detail, check.schema) for name, check in services.checks.items()}
+    checks = {
+        name: CheckState(check.ok, check.detail, check.schema) for name, check in services.checks.items()
+    }
     return Reply(Readiness(found.state, settings.instance, settings.zone, VERSION, checks), found.status)
 
 
@@ -76,7 +78,10 @@ OPERATIONS = (
         ),
         handler=ready,
         params=Nothing,
-        answers={200: Answer(Readiness, "Ready or degraded."), 503: Answer(Readiness, "Draining: about to stop.")},
+        answers={
+            200: Answer(Readiness, "Ready or degraded."),
+            503: Answer(Readiness, "Draining: about to stop."),
+        },
         public=True,
     ),
     Operation(

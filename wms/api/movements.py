@@ -127,7 +127,9 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
     key = idempotency_key(call.headers)
     asked = call.body
     # Of the decoded request, so that white space and the order of fields make no other request of it.
-    request_hash = hashlib.sha256(b"POST /api/v1/movements\n" + msgspec.json.encode(asked, order="sorted")).digest()
+    request_hash = hashlib.sha256(
+        b"POST /api/v1/movements\n" + msgspec.json.encode(asked, order="sorted")
+    ).digest()
     outcome: str = "failed"
     try:
         movement = to_movement(asked)
@@ -155,7 +157,11 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
         movement.quantity,
         movement.reference,
         receipt.posted_at.astimezone(UTC),
-        [LocationBalance(code, on_hand) for code, on_hand in sides if code is not None and on_hand is not None],
+        [
+            LocationBalance(code, on_hand)
+            for code, on_hand in sides
+            if code is not None and on_hand is not None
+        ],
     )
     headers = [(b"wms-commit-lsn", posted.commit_lsn.encode())]
     if posted.replayed:
@@ -174,7 +180,9 @@ def _refusal(cause: movements.Cause, asked: MovementRequest) -> Problem:
         case "blocked":
             return Problem(409, "balance-blocked", "a balance of this movement is blocked")
         case "unknown_warehouse":
-            return wrong_field("warehouse_id", "body", "no such warehouse", "a warehouse of the tenant", status=422)
+            return wrong_field(
+                "warehouse_id", "body", "no such warehouse", "a warehouse of the tenant", status=422
+            )
         case "unknown_sku":
             return wrong_field("sku", "body", "no such SKU", "a SKU of the tenant", status=422)
         case "unknown_from" | "unknown_to":

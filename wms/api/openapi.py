@@ -56,7 +56,13 @@ def document(operations: Sequence[Operation[Any, Any]]) -> dict[str, Any]:
                 for name, found in fields.items()
             ]
             + [
-                {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+                {
+                    "name": name,
+                    "in": "header",
+                    "required": True,
+                    "description": text,
+                    "schema": {"type": "string"},
+                }
                 for name, text in operation.header_params.items()
             ],
             "responses": _responses(operation, schema),
@@ -80,7 +86,11 @@ def document(operations: Sequence[Operation[Any, Any]]) -> dict[str, Any]:
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key; it decides the tenant."}
+                "apiKey": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key; it decides the tenant.",
+                }
             },
         },
     }

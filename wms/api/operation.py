@@ -72,7 +72,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation(Generic[P, B]):
-    """A route. `path` is the whole template; fields of `params` named in it come from there, others from the query.
+    """A route. `path` is the whole template; fields of `params` named in it come from there, others from the
+    query.
 
     `answers` maps statuses to what they carry; `problems` those that carry a problem, beyond the ones every
     operation may give.
@@ -112,7 +113,9 @@ class Endpoint:
         if operation.body is not Nothing:
             if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
                 raise Problem(415, "unsupported-media-type", "allowed Content-Type: application/json")
-            raw = await read_body(headers, receive, services.settings.max_body_bytes, services.settings.body_timeout_s)
+            raw = await read_body(
+                headers, receive, services.settings.max_body_bytes, services.settings.body_timeout_s
+            )
             body = fields.body(raw, operation.body)
         reply = await operation.handler(Call(services, tenant_id, params, body, headers))
         content = reply.content if isinstance(reply.content, bytes) else _encode(reply.content)

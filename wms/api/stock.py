@@ -68,7 +68,9 @@ async def lookup(call: Call[LookupParams, Nothing]) -> Reply:
     asked = call.params
     found = await stock.lookup(call.services.database, call.tenant_id, asked.warehouse_id, asked.sku)
     return Reply(
-        BalanceList([Balance(asked.warehouse_id, asked.sku, b.location, b.on_hand, b.updated_at) for b in found])
+        BalanceList(
+            [Balance(asked.warehouse_id, asked.sku, b.location, b.on_hand, b.updated_at) for b in found]
+        )
     )
 
 
@@ -78,7 +80,9 @@ async def of_sku(call: Call[SkuParams, Nothing]) -> Reply:
     found = await stock.totals(call.services.database, call.tenant_id, sku)
     if found is None:
         raise Problem(404, "unknown-sku", f"there is no SKU {sku}")
-    warehouses = [WarehouseStock(w.warehouse_id, w.warehouse, w.on_hand, w.locations) for w in found.warehouses]
+    warehouses = [
+        WarehouseStock(w.warehouse_id, w.warehouse, w.on_hand, w.locations) for w in found.warehouses
+    ]
     return Reply(SkuStock(sku, found.name, sum(w.on_hand for w in warehouses), warehouses))
 
 

@@ -1,8 +1,8 @@
 """Stock movements: the four kinds, and the rule that no balance ever goes below zero.
 
-A movement takes a quantity from a source location, puts it into a target location, or does both; its kind says
-which. The database applies the same rule in one transaction (`post_movement`); `settle` states it in the open, and
-the live tests hold the database to it.
+A movement takes a quantity from a source location, puts it into a target location, or does both; its kind
+says which. The database applies the same rule in one transaction (`post_movement`); `settle` states it in the
+open, and the live tests hold the database to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class InsufficientStock(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """One change of stock of one SKU in one warehouse; locations and SKU by their codes, quantity in units."""
+    """One change of stock of one SKU in one warehouse; locations and SKU by their codes, quantity in units.
+    """
 
     kind: Kind
     warehouse_id: int

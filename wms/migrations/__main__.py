@@ -1,5 +1,7 @@
-"""`python -m wms.migrations up|status`: exit code 0 when done (status: nothing pending), 1 failed, 2 wrong usage or
-settings, 3 refused because the history does not fit or something is pending, 4 the database is out of reach."""
+"""`python -m wms.migrations up|status`: exit code 0 when done (status: nothing pending), 1 failed, 2 wrong
+usage or settings, 3 refused because the history does not fit or something is pending, 4 the database is out
+of reach.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from wms.settings import SettingsError, load_owner
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m wms.migrations", description="Apply or show schema migrations.")
+    parser = argparse.ArgumentParser(
+        prog="python -m wms.migrations", description="Apply or show schema migrations."
+    )
     parser.add_argument("command", choices=("up", "status"))
     command = parser.parse_args().command
     try:

@@ -41,7 +41,9 @@ def read(folder: Path = FOLDER) -> tuple[Migration, ...]:
         found.append(Migration(int(match[1]), match[2], text.decode(), hashlib.sha256(text).hexdigest()))
     for expected, migration in enumerate(found, start=1):
         if migration.number != expected:
-            raise MigrationError(f"{migration.number:04d}_{migration.name}.sql: expected number {expected:04d} here")
+            raise MigrationError(
+                f"{migration.number:04d}_{migration.name}.sql: expected number {expected:04d} here"
+            )
     return tuple(found)
 
 
@@ -54,8 +56,8 @@ def latest() -> int:
 def pending(files: Sequence[Migration], applied: Mapping[int, str]) -> tuple[Migration, ...]:
     """The files still to be run, given `applied` (number → checksum).
 
-    Raises MigrationError when an applied file has changed or when one is missing in between. A database that is ahead
-    of this release (numbers beyond its files) is fine: it was migrated by a newer one.
+    Raises MigrationError when an applied file has changed or when one is missing in between. A database that
+    is ahead of this release (numbers beyond its files) is fine: it was migrated by a newer one.
     """
     for migration in files:
         found = applied.get(migration.number)

@@ -58,14 +58,16 @@ def up(
 ) -> int:
     """Apply what is pending, in order; returns how many were applied.
 
-    Raises MigrationError when the history does not fit, or when one fails: that one is rolled back, those before it
-    stay. It can be run again at any time.
+    Raises MigrationError when the history does not fit, or when one fails: that one is rolled back, those
+    before it stay. It can be run again at any time.
     """
     done = 0
     while True:
         try:
             with connection.transaction():
-                connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(lock_timeout_ms)))
+                connection.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(lock_timeout_ms))
+                )
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
                 if not _exists(connection):
                     connection.execute(_HISTORY)

@@ -1,8 +1,9 @@
 """Two pools, one statement per call, every call inside a deadline.
 
-Connections are in autocommit and every statement is a transaction of its own: with PgBouncer in transaction mode a
-call is one round trip and occupies a server for no longer than it runs. Prepared statements are off, since PgBouncer
-1.18 cannot carry them from one server to the next; the functions called keep their plans instead.
+Connections are in autocommit and every statement is a transaction of its own: with PgBouncer in transaction
+mode a call is one round trip and occupies a server for no longer than it runs. Prepared statements are off,
+since PgBouncer 1.18 cannot carry them from one server to the next; the functions called keep their plans
+instead.
 """
 
 from __future__ import annotations
@@ -31,8 +32,6 @@ Rows = list[Row]
 T = TypeVar("T")
 _logger = logging.getLogger("wms.store")
 
-CANCEL_SHARE = 0.1
-"""The last part of an attempt's time, kept for cancelling its statement in the server."""
 _POOL_MARGIN_S = 0.02
 
 
@@ -60,6 +59,18 @@ class Limits:
     attempt_s: float
 
 
+class _Connection(AsyncConnection[Row]):
+    """A connection that is closed where psycopg would send a cancel request.
+
+    PgBouncer 1.18 ends with "bad client state" when the sender of a cancel request goes away before the
+    server has taken it (pgbouncer issue 801), which is what happens when a server hangs. Closing is enough:
+    the pooler drops the server's side with it, and the role's statement_timeout ends what still runs there.
+    """
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        self.pgconn.finish()
+
+
 class Database:
     """Reads go to the read pool (replicas), writes to the write pool (the primary)."""
 
@@ -69,7 +80,7 @@ class Database:
             "read": Limits(settings.read_deadline_s, settings.read_attempt_s),
             "write": Limits(settings.write_deadline_s, settings.write_attempt_s),
         }
-        self._pools: dict[Role, AsyncConnectionPool[AsyncConnection[Row]]] = {
+        self._pools: dict[Role, AsyncConnectionPool[_Connection]] = {
             "write": _pool("write", settings, settings.write_name, settings.write_pool),
             "read": _pool("read", settings, settings.read_name, settings.read_pool),
         }
@@ -91,7 +102,7 @@ class Database:
     async def read(self, statement: Statement, parameters: Sequence[object]) -> Rows:
         """The rows of a statement that changes nothing, from a replica. Raises Unavailable."""
 
-        async def run(connection: AsyncConnection[Row]) -> Rows:
+        async def run(connection: _Connection) -> Rows:
             return await (await connection.execute(statement.sql, parameters)).fetchall()
 
         return await self._call("read", statement, run, final=lambda _rows, _attempt: True)
@@ -101,15 +112,15 @@ class Database:
     ) -> tuple[Row, str]:
         """Run a one-row writing statement on the primary; returns its row and an LSN not before its commit.
 
-        The statement must be safe to repeat (by an idempotency key): when an attempt breaks, nobody knows whether it
-        committed, and it is sent again. `final(row, attempt)` says whether a row is the answer or the statement is to
-        be sent again; attempts count from 0. Raises Unavailable.
+        The statement must be safe to repeat (by an idempotency key): when an attempt breaks, nobody knows
+        whether it committed, and it is sent again. `final(row, attempt)` says whether a row is the answer or
+        the statement is to be sent again; attempts count from 0. Raises Unavailable.
         """
-        # One message of the simple protocol, so one round trip. The LSN is asked for after the COMMIT, and is the
-        # flushed one: a replica reaches it without waiting for anybody else's commit.
+        # One message of the simple protocol, so one round trip. The LSN is asked for after the COMMIT, and is
+        # the flushed one: a replica reaches it without waiting for anybody else's commit.
         sql = f"BEGIN; {statement.sql}; COMMIT; SELECT pg_current_wal_flush_lsn()::text"
 
-        async def run(connection: AsyncConnection[Row]) -> tuple[Row, str]:
+        async def run(connection: _Connection) -> tuple[Row, str]:
             cursor = AsyncClientCursor(connection)
             await cursor.execute(sql, parameters)
             found: list[Row | None] = []
@@ -121,7 +132,9 @@ class Database:
                 raise RuntimeError(f"{statement.name} returned no row")
             return row, str(lsn[0])
 
-        return await self._call("write", statement, run, final=lambda result, attempt: final(result[0], attempt))
+        return await self._call(
+            "write", statement, run, final=lambda result, attempt: final(result[0], attempt)
+        )
 
     async def probe(self, role: Role, timeout_s: float) -> int:
         """The number of the last migration, seen through the pool `role`, without any retry.
@@ -129,8 +142,10 @@ class Database:
         Raises Unavailable after `timeout_s`, or when there is no schema.
         """
 
-        async def run(connection: AsyncConnection[Row]) -> int:
-            row = await (await connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations")).fetchone()
+        async def run(connection: _Connection) -> int:
+            row = await (
+                await connection.execute("SELECT coalesce(max(number), 0) FROM schema_migrations")
+            ).fetchone()
             return int(row[0]) if row else 0
 
         try:
@@ -145,7 +160,7 @@ class Database:
         self,
         role: Role,
         statement: Statement,
-        run: Callable[[AsyncConnection[Row]], Awaitable[T]],
+        run: Callable[[_Connection], Awaitable[T]],
         final: Callable[[T, int], bool],
     ) -> T:
         limits = self._limits[role]
@@ -175,26 +190,23 @@ class Database:
             await asyncio.sleep(pause)
 
     async def _attempt(
-        self, role: Role, name: str, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
+        self, role: Role, name: str, run: Callable[[_Connection], Awaitable[T]], timeout_s: float
     ) -> T:
-        """Run once. An attempt that is overdue is first cancelled in the server, and when that does not help in time
-        either, its connection is dropped: this returns after `timeout_s` whatever the server does.
+        """Run once; an overdue attempt loses its connection, so this returns after `timeout_s` whatever the
+        server does.
 
         Raises AttemptTimeout, psycopg.Error.
         """
         started = monotonic()
         try:
-            # psycopg turns the first cancellation into a cancel request, and the second into closing the connection.
-            async with asyncio.timeout(timeout_s), asyncio.timeout(timeout_s * (1 - CANCEL_SHARE)):
-                return await self._borrow(role, run, timeout_s * (1 - CANCEL_SHARE))
+            async with asyncio.timeout(timeout_s):
+                return await self._borrow(role, run, timeout_s)
         except TimeoutError:
             raise AttemptTimeout(f"no answer within {timeout_s:.1f} s") from None
         finally:
             self._metrics.statement(name, role, monotonic() - started)
 
-    async def _borrow(
-        self, role: Role, run: Callable[[AsyncConnection[Row]], Awaitable[T]], timeout_s: float
-    ) -> T:
+    async def _borrow(self, role: Role, run: Callable[[_Connection], Awaitable[T]], timeout_s: float) -> T:
         pool = self._pools[role]
         # A little less than the attempt has, so that a lack of connections is told from a slow statement.
         deadline = monotonic() + timeout_s - _POOL_MARGIN_S
@@ -206,8 +218,9 @@ class Database:
                 if alive:
                     result = await run(connection)
             except BaseException:
-                # A broken connection is recognised there and replaced, an open transaction rolled back: that may
-                # wait for the server, so nobody waits for it, and a further cancellation cannot lose the connection.
+                # A broken connection is recognised there and replaced, an open transaction rolled back: that
+                # may wait for the server, so nobody waits for it, and no cancellation can lose the
+                # connection.
                 returning = asyncio.create_task(pool.putconn(connection))
                 self._returning.add(returning)
                 returning.add_done_callback(self._returning.discard)
@@ -217,9 +230,10 @@ class Database:
                 return cast(T, result)
 
 
-def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[AsyncConnection[Row]]:
+def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[_Connection]:
     return AsyncConnectionPool(
         conninfo(settings.database, database, f"wms-{role}/{settings.instance}"),
+        connection_class=_Connection,
         kwargs={"password": settings.database.password, "autocommit": True, "prepare_threshold": None},
         name=role,
         min_size=1,
@@ -228,13 +242,14 @@ def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConn
         # Connections move between poolers within minutes after one of them was away.
         max_lifetime=300.0,
         max_idle=60.0,
-        # Its delays double up to this: short, so that the next request or probe after an outage connects at once.
+        # Its delays double up to this: short, so that the next request or probe after an outage connects at
+        # once.
         reconnect_timeout=1.0,
         num_workers=2,
     )
 
 
-def _alive(connection: AsyncConnection[Row]) -> bool:
+def _alive(connection: _Connection) -> bool:
     """Whether an idle connection still has its other side: a poll of the socket instead of a round trip.
 
     Nothing is to be read on an idle connection, except the end of it or a notice.

@@ -36,7 +36,10 @@ class ApiKeys:
             return found[0]
         rows = await self._database.read(_TENANT, (digest,))
         tenant_id: int | None = rows[0][0]
-        self._known[digest] = (tenant_id, now + (self._ttl_s if tenant_id else min(self._ttl_s, UNKNOWN_TTL_S)))
+        self._known[digest] = (
+            tenant_id,
+            now + (self._ttl_s if tenant_id else min(self._ttl_s, UNKNOWN_TTL_S)),
+        )
         self._known.move_to_end(digest)
         if len(self._known) > CACHED_KEYS:
             self._known.popitem(last=False)

@@ -15,7 +15,9 @@ _POST = Statement(
     "post_movement", "SELECT outcome, answer FROM post_movement(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 
-Cause = Literal["unknown_warehouse", "unknown_sku", "unknown_from", "unknown_to", "blocked", "key_reused", "in_flight"]
+Cause = Literal[
+    "unknown_warehouse", "unknown_sku", "unknown_from", "unknown_to", "blocked", "key_reused", "in_flight"
+]
 
 
 class Refused(Exception):
@@ -50,11 +52,15 @@ class _Shortage(msgspec.Struct):
 
 
 def _final(row: Row, attempt: int) -> bool:
-    """A repeated attempt that finds its key in flight has met its own first one: only that one's end is an answer."""
+    """A repeated attempt that finds its key in flight has met its own first one: only that one's end is an
+    answer.
+    """
     return not (row[0] == "in_flight" and attempt > 0)
 
 
-async def post(database: Database, tenant_id: int, key: str, request_hash: bytes, movement: Movement) -> Posted:
+async def post(
+    database: Database, tenant_id: int, key: str, request_hash: bytes, movement: Movement
+) -> Posted:
     """Post `movement` once, however often it is sent with this idempotency key.
 
     Raises InsufficientStock, Refused, Unavailable.

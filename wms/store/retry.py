@@ -36,8 +36,9 @@ class AttemptTimeout(Exception):
 def reason(error: BaseException) -> Reason | None:
     """Why `error` may pass by itself, or None when trying again is pointless.
 
-    A broken connection leaves the fate of its transaction unknown: whoever repeats a write must bring an idempotency
-    key. Statement timeouts and cancellations (57014) are the database's own deadline and count as a timeout.
+    A broken connection leaves the fate of its transaction unknown: whoever repeats a write must bring an
+    idempotency key. Statement timeouts and cancellations (57014) are the database's own deadline and count as
+    a timeout.
     """
     if isinstance(error, AttemptTimeout | errors.QueryCanceled):
         return "timeout"
@@ -48,8 +49,9 @@ def reason(error: BaseException) -> Reason | None:
         return "pool"
     if isinstance(error, _CONNECTION):
         return "connection"
-    # Without a SQLSTATE, an OperationalError is libpq's own: no connection, or lost. PgBouncer reports that it has no
-    # server, or waited too long for one, as a protocol violation (08P01); class 08 are connection exceptions.
+    # Without a SQLSTATE, an OperationalError is libpq's own: no connection, or lost. PgBouncer reports that
+    # it has no server, or waited too long for one, as a protocol violation (08P01); class 08 are connection
+    # exceptions.
     if isinstance(error, OperationalError) and (error.sqlstate is None or error.sqlstate.startswith("08")):
         return "connection"
     return None
@@ -61,7 +63,8 @@ def not_migrated(error: Error) -> bool:
 
 
 def delay_s(attempt: int, random: float) -> float:
-    """Seconds to wait after the failed attempt number `attempt` (from 0): exponential, with full jitter from `random`
-    (0 to 1), so that the waiting clients of a failover do not return in step."""
+    """Seconds to wait after the failed attempt number `attempt` (from 0): exponential, with full jitter from
+    `random` (0 to 1), so that the waiting clients of a failover do not return in step.
+    """
     ceiling = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 10))
     return float(ceiling * (0.5 + 0.5 * random))

@@ -15,6 +15,7 @@ from typing import Any
 
 from wmsctl.clients import postgres
 from wmsctl.clients.connect import Clients
+from wmsctl.clients.etcd import Etcd
 from wmsctl.clients.patroni import MemberStatus
 from wmsctl.errors import Failed, Unreachable
 from wmsctl.failover.poolers import PoolerControl
@@ -41,6 +42,7 @@ def snapshot(
     inventory: Inventory,
     clients: Clients,
     journal: Journal,
+    etcd: Etcd,
     *,
     heartbeats: bool = False,
     powered_off: Callable[[], frozenset[str]] | None = None,
@@ -53,7 +55,7 @@ def snapshot(
         statuses = {m.node: pool.submit(_status, clients, m) for m in members}
         poolers = [pool.submit(_pooler, PoolerControl(client)) for client in clients.pgbouncers()]
         beats = {m.node: pool.submit(_heartbeat_age, clients, m) for m in members} if heartbeats else {}
-        keys, store = _store(clients)
+        keys, store = _store(etcd)
         holder = store.leader.holder if store.leader else ""
         leader = next((m for m in members if m.node == holder), None)
         walsenders = _replication(clients, leader) if leader else None
@@ -61,14 +63,14 @@ def snapshot(
         for member in members:
             name = member.node
             status, trouble = statuses[name].result()
-            tags = _document(keys, f"members/{name}").get("tags") or {}
+            stored = _document(keys, f"members/{name}")
             walsender = (walsenders or {}).get(name)
             views.append(
                 _view(
                     name,
                     status,
                     trouble,
-                    tags,
+                    stored,
                     walsender,
                     sql=walsenders is not None if name == holder else None,
                     heartbeat=beats[name].result() if name in beats else None,
@@ -136,14 +138,11 @@ def _replication(clients: Clients, leader: Member) -> dict[str, postgres.Replica
         return None
 
 
-def _store(clients: Clients) -> tuple[Mapping[str, Any], StoreView]:
-    etcd = clients.etcd()
+def _store(etcd: Etcd) -> tuple[Mapping[str, Any], StoreView]:
     try:
         keys, lease_left = etcd.keys()
     except Unreachable as error:
         return {}, StoreView(answers=False, trouble=error.message)
-    finally:
-        etcd.close()
     leader = keys.get("leader")
     sync = _document(keys, "sync")
     optime = _document(keys, "status").get("optime")
@@ -172,12 +171,16 @@ def _view(
     name: str,
     status: MemberStatus | None,
     trouble: str,
-    tags: Mapping[str, Any],
+    stored: Mapping[str, Any],
     walsender: postgres.Replication | None,
     *,
     sql: bool | None,
     heartbeat: float | None,
 ) -> MemberView:
+    """`stored` is the member's own key in the store: its tags, and its timeline for when it does not say it
+    itself (as a replica without a walreceiver).
+    """
+    tags = stored.get("tags") or {}
     priority = tags.get("failover_priority", 1)
     return MemberView(
         name=name,
@@ -185,7 +188,7 @@ def _view(
         trouble=trouble,
         role=status.role if status else "",
         state=status.state if status else "",
-        timeline=status.timeline if status else None,
+        timeline=(status.timeline or stored.get("timeline")) if status else None,
         received=status.received if status else None,
         replayed=status.replayed if status else None,
         wal=status.wal if status else None,

@@ -106,7 +106,7 @@ def switchover(snapshot: Snapshot, to: str = "") -> SwitchoverPlan | AlreadySo |
     """Plan handing the leadership from a healthy primary to `to` (by default the best synchronous
     standby).
     """
-    refusal = _common(snapshot) or _unknown_member(snapshot, to)
+    refusal = _unfinished(snapshot) or _common(snapshot) or _unknown_member(snapshot, to)
     if refusal:
         return refusal
     key = snapshot.store.leader
@@ -151,10 +151,10 @@ def switchover(snapshot: Snapshot, to: str = "") -> SwitchoverPlan | AlreadySo |
         steps=(
             f"checkpoint on {leader.name}, so that it stops quickly",
             "start the guard that resumes the poolers if this process dies",
-            f"pause {', '.join(poolers)}",
+            f"pause the poolers ({', '.join(poolers)})",
             f"switch over from {leader.name} to {candidate.name}",
-            f"prove a write through {', '.join(snapshot.proxies)}",
-            f"resume {', '.join(poolers)} and prove a write through each",
+            f"prove a write through every proxy ({', '.join(snapshot.proxies)})",
+            "resume the poolers and prove a write through each",
             f"wait until {leader.name} streams again",
         ),
     )
@@ -164,6 +164,9 @@ def promote(
     snapshot: Snapshot, to: str = "", *, fence: bool = False, allow_data_loss: bool = False
 ) -> PromotePlan | AlreadySo | Refusal:
     """Plan a promotion after the loss of the primary.
+
+    An unfinished operation does not stand in its way when the primary is lost: it cannot end any more, and the
+    promotion supersedes it.
 
     Refuses when there is a healthy primary, when an acknowledged commit could be lost (unless
     `allow_data_loss`), and when the store gives no certain answer. With `fence` the lost node is proven dead
@@ -247,7 +250,7 @@ def promote(
 
 def rejoin(snapshot: Snapshot, node: str, *, rebuild: bool = False) -> RejoinPlan | AlreadySo | Refusal:
     """Plan bringing `node` back as a streaming replica of the present leader."""
-    refusal = _common(snapshot) or _unknown_member(snapshot, node)
+    refusal = _unfinished(snapshot) or _common(snapshot) or _unknown_member(snapshot, node)
     if refusal:
         return refusal
     key = snapshot.store.leader
@@ -310,14 +313,19 @@ def uncertainty(sync: SyncView | None, dead: str, reachable: list[MemberView]) -
     return ""
 
 
+def _unfinished(snapshot: Snapshot) -> Refusal | None:
+    """An interrupted operation has to be settled first; a rejoin leaves nothing behind that would need it."""
+    for operation in snapshot.unfinished:
+        if operation.kind != "rejoin":
+            return Refusal(
+                f"{operation.kind} of {operation.started} is unfinished ({operation.id})",
+                "finish or undo it: wmsctl failover resume",
+            )
+    return None
+
+
 def _common(snapshot: Snapshot) -> Refusal | None:
     """What stands in the way of every operation."""
-    if snapshot.unfinished:
-        first = snapshot.unfinished[0]
-        return Refusal(
-            f"{first.kind} of {first.started} is unfinished ({first.id})",
-            "finish or undo it: wmsctl failover resume",
-        )
     if not snapshot.store.answers:
         return Refusal(
             f"the store gives no certain answer, so nobody knows who leads: {snapshot.store.trouble}",
@@ -406,6 +414,9 @@ def _poolers(snapshot: Snapshot) -> dict[str, tuple[str, ...]] | Refusal:
 
 def _healthy_primary(snapshot: Snapshot, leader: MemberView, to: str) -> AlreadySo | Refusal:
     """`promote` was called and somebody leads: Patroni was faster, or there is nothing to promote for."""
+    unfinished = _unfinished(snapshot)
+    if unfinished:
+        return unfinished
     if to and to != leader.name:
         return Refusal(f"the primary {leader.name} is healthy", f"wmsctl failover switchover --to {to}")
     away = [m.name for m in snapshot.members if not m.running]
@@ -447,7 +458,6 @@ def _promotion_steps(
         steps.append(f"ask Patroni for {expected} by name, past its checks: commits may be lost")
     else:
         steps.append(f"wait for Patroni's quorum race ({expected} is the most advanced)")
-    steps.append(
-        f"prove a write through {', '.join((*snapshot.proxies, *(p.name for p in snapshot.poolers)))}"
-    )
+    poolers = ", ".join(pooler.name for pooler in snapshot.poolers)
+    steps.append(f"prove a write through every proxy ({', '.join(snapshot.proxies)}) and pooler ({poolers})")
     return tuple(steps)

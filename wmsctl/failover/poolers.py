@@ -150,6 +150,7 @@ class Pause:
         """Pause everything within `limit` seconds. Raises PauseFailed; what was paused stays so: call
         `end`.
         """
+        end = time.monotonic() + limit
         futures = {
             control: self.executor.submit(control.pause, self.databases[control.name], limit)
             for control in self.controls
@@ -160,7 +161,8 @@ class Pause:
                 for database, moment in future.result().items():
                     self.begun[database] = min(moment, self.begun.get(database, moment))
             except WmsctlError as error:
-                troubles.append(f"{control.name} ({error.message})")
+                late = time.monotonic() >= end - 0.05
+                troubles.append(f"transactions go on on {control.name}" if late else error.message)
                 failed.append(control)
         if not troubles:
             return
@@ -169,7 +171,7 @@ class Pause:
             try:
                 busy += control.busy(self.databases[control.name])
             except WmsctlError as error:
-                troubles.append(f"{control.name} ({error.message})")
+                troubles.append(error.message)
         raise PauseFailed(f"not paused within {limit:.1f} s: {'; '.join(troubles)}", busy)
 
     def end(self, *names: str) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from wmsctl.clients.patroni import Answer, MemberStatus
 from wmsctl.deadline import Deadline, wait_until
-from wmsctl.errors import Failed, Unknown
+from wmsctl.errors import Failed, Unknown, Unreachable
 from wmsctl.failover.plan import RejoinPlan
 from wmsctl.failover.steps import Steps
+from wmsctl.failover.world import Lead
 
 POLL_S = 0.25
 BROKEN_S = 10.0
@@ -28,6 +29,7 @@ class Rejoinable(Protocol):
     def power_on(self, node: str, deadline: Deadline) -> tuple[str, ...]: ...
     def member(self, node: str) -> MemberStatus | None: ...
     def reinitialize(self, node: str) -> Answer: ...
+    def lead(self) -> Lead | None: ...
     def streaming(self, leader: str) -> frozenset[str]: ...
     def sleep(self, seconds: float) -> None: ...
 
@@ -40,6 +42,7 @@ class NeedsRebuild(Failed):
 class Outcome:
     powered_on: bool = False
     rebuilt: bool = False
+    leader: str = ""
     timeline: int | None = None
     streaming_ms: float | None = None
     """From the first step to streaming and counted for commits."""
@@ -67,8 +70,9 @@ def apply(
     if plan.rebuild:
         rebuild(plan, world, steps, outcome, deadline=deadline)
     with steps.step("await-streaming", f"waiting until {plan.node} streams from {plan.leader}") as facts:
-        status = _await(plan, world, deadline, clock)
-        outcome.timeline = facts["timeline"] = status.timeline
+        lead = _await(plan, world, deadline, clock)
+        outcome.leader, outcome.timeline = lead.name, lead.timeline
+        facts.update(leader=lead.name, timeline=lead.timeline)
         outcome.streaming_ms = facts["ms"] = round((clock() - started) * 1000, 1)
 
 
@@ -92,14 +96,18 @@ def rebuild(
         outcome.rebuilt = True
 
 
-def _await(
-    plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]
-) -> MemberStatus:
+def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]) -> Lead:
+    """Who the member streams from at last; the leader may have changed meanwhile, even to the member itself."""
     broken_since: float | None = None
     while True:
+        lead = _lead(world)
+        if lead is not None and lead.name == plan.node:
+            return lead
         status = world.member(plan.node)
-        if status and status.timeline == plan.timeline and plan.node in world.streaming(plan.leader):
-            return status
+        if lead is not None and status is not None and plan.node in world.streaming(lead.name):
+            # A member may not say its timeline; one that it says has to be the leader's.
+            if status.timeline in (None, lead.timeline):
+                return lead
         broken = status is not None and (status.state == "crashed" or status.state.endswith("failed"))
         broken_since = (broken_since if broken_since is not None else clock()) if broken else None
         if broken_since is not None and clock() - broken_since >= BROKEN_S:
@@ -111,10 +119,15 @@ def _await(
         if deadline.expired:
             state = "its agent does not answer" if status is None else f"PostgreSQL is {status.state}"
             raise Unknown(
-                f"{plan.node} does not stream from {plan.leader} yet ({state})",
-                hint=(
-                    "watch it (wmsctl status --watch); a hopeless one: wmsctl failover rejoin"
-                    f" {plan.node} --rebuild"
-                ),
+                f"{plan.node} does not stream from {lead.name if lead else 'any leader'} yet ({state})",
+                hint="watch it (wmsctl status --watch); a hopeless one:"
+                f" wmsctl failover rejoin {plan.node} --rebuild",
             )
         world.sleep(POLL_S)
+
+
+def _lead(world: Rejoinable) -> Lead | None:
+    try:
+        return world.lead()
+    except Unreachable:
+        return None

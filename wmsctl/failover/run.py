@@ -28,6 +28,9 @@ from wmsctl.failover.steps import Steps
 from wmsctl.journal import Journal, Operation, Record
 from wmsctl.output import Printer
 
+SUPERSEDE_S = 3.0
+"""How long a promotion tries to lift the pause of an interrupted switchover: the guard has done it long before."""
+
 SETTLE_S = 20.0
 """How long a failed switchover is looked at before its end counts as unknown."""
 
@@ -144,6 +147,7 @@ class Runner:
                 "deadline_s": deadline_s,
             }
             with self._begun("promote", plan, arguments) as record:
+                self._supersede(record)
                 return self.apply_promotion(plan, record, deadline_s)
 
     def rejoin(self, node: str, *, rebuild: bool, deadline_s: float, dry_run: bool) -> Result:
@@ -299,7 +303,7 @@ class Runner:
             for name, value in (
                 ("fenced", outcome.fenced_ms),
                 ("lease_ended", outcome.released_ms),
-                ("leader", outcome.leader_ms),
+                ("new_leader", outcome.leader_ms),
                 ("write_proven", outcome.proven_ms),
             )
             if value is not None
@@ -347,28 +351,40 @@ class Runner:
                 rejoining.rebuild(plan, self.world, steps, outcome, deadline=deadline)
                 after = RejoinPlan(plan.node, plan.leader, plan.timeline, False, False, ())
                 rejoining.apply(after, self.world, steps, outcome, deadline=deadline)
-        except Unknown:
-            raise  # it may still come: stays open for `resume`
         except WmsctlError as error:
+            # Also when it may still come: nothing of a rejoin needs to be finished or undone later.
             record.finish("failed", reason=error.message)
             raise
         measured = {"streaming": outcome.streaming_ms or 0.0}
         record.finish(
-            "done", leader=plan.leader, timeline=outcome.timeline, rebuilt=outcome.rebuilt, **measured
+            "done", leader=outcome.leader, timeline=outcome.timeline, rebuilt=outcome.rebuilt, **measured
         )
         return Result(
             record.id,
             "rejoin",
             "done",
-            f"{plan.node} streams from {plan.leader} on timeline {outcome.timeline} and counts for commits"
-            + (" (rebuilt)" if outcome.rebuilt else ""),
-            plan.leader,
+            f"{plan.node} leads on timeline {outcome.timeline}"
+            if outcome.leader == plan.node
+            else f"{plan.node} streams from {outcome.leader} on timeline {outcome.timeline}"
+            " and counts for commits" + (" (rebuilt)" if outcome.rebuilt else ""),
+            outcome.leader,
             outcome.timeline,
             plan.node,
             measured=measured,
         )
 
     # The frame around each operation
+
+    def _supersede(self, record: Record) -> None:
+        """Close what an interrupted wmsctl left open: with the primary lost it cannot end any more. Its pause is lifted."""
+        for op in self.journal.unfinished(kind=KIND):
+            if op.id == record.id:
+                continue
+            if op.reached("pause"):
+                _, away = self.world.resume_poolers(SUPERSEDE_S)
+                for name in away:
+                    self.printer.warn(f"the pooler on {name} does not answer and may be paused")
+            self.journal.reopen(op).finish("failed", reason=f"superseded by {record.id}")
 
     @contextmanager
     def _begun(self, kind: str, plan: Any, arguments: Mapping[str, Any]) -> Iterator[Record]:

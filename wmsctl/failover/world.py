@@ -42,6 +42,8 @@ class World:
         self.clients = clients
         self.journal = journal
         self._power: hosts.Hosts | None = None
+        self._etcd = clients.etcd()
+        """Kept: a login to the store costs it a tenth of a second of computing."""
 
     def observe(self, *, heartbeats: bool = False, power: str = "") -> Snapshot:
         """A snapshot; with `power` also whether that node is fenced."""
@@ -58,6 +60,7 @@ class World:
             self.inventory,
             self.clients,
             self.journal,
+            self._etcd,
             heartbeats=heartbeats,
             powered_off=off if power else None,
         )
@@ -83,24 +86,16 @@ class World:
         """Delete the leader key if it is still `holder`'s, unchanged since `revision`; False when it is
         not.
         """
-        etcd = self.clients.etcd()
-        try:
-            found = etcd.leader()
-            if found is None or found.value != holder or found.mod_revision != revision:
-                return False
-            return etcd.delete_leader(found)
-        finally:
-            etcd.close()
+        found = self._etcd.leader()
+        if found is None or found.value != holder or found.mod_revision != revision:
+            return False
+        return self._etcd.delete_leader(found)
 
     def lead(self) -> Lead | None:
         """The holder of the lease whose server is out of recovery; None while there is none. Raises
         Unreachable when the store does not answer.
         """
-        etcd = self.clients.etcd()
-        try:
-            key = etcd.leader(timeout=1.0)
-        finally:
-            etcd.close()
+        key = self._etcd.leader(timeout=1.0)
         if key is None:
             return None
         member = next((m for m in self.inventory.postgres.members if m.node == key.value), None)
@@ -114,11 +109,7 @@ class World:
 
     def pending(self) -> bool:
         """Whether a request for a switchover is in the store, not yet dealt with. Raises Unreachable."""
-        etcd = self.clients.etcd()
-        try:
-            request = etcd.keys(timeout=1.0)[0].get("failover")
-        finally:
-            etcd.close()
+        request = self._etcd.keys(timeout=1.0)[0].get("failover")
         return request is not None and request.value.strip() not in ("", "{}")
 
     def failover(self, candidate: str) -> Answer:

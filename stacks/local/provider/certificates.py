@@ -1,8 +1,8 @@
 """X.509 by the `cryptography` library: a small private CA on ECDSA P-256, and its rotation without a break.
 
-A new CA comes with a certificate of the same key that the old CA has signed (a cross-signed one). Servers send it
-along, so that a client that still trusts only the old CA accepts the new servers, and the bundle of both CAs lets new
-clients accept old servers: nodes can be changed one by one, in any order.
+A new CA comes with a certificate of the same key that the old CA has signed (a cross-signed one). Servers
+send it along, so that a client that still trusts only the old CA accepts the new servers, and the bundle of
+both CAs lets new clients accept old servers: nodes can be changed one by one, in any order.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def when(certificate: x509.Certificate) -> str:
 
 
 def due(not_after: str, renew_before_days: int, at: datetime) -> bool:
-    """Whether a certificate that ends at `not_after` is to be renewed at time `at`; unreadable dates are due."""
+    """Whether a certificate that ends at `not_after` is to be renewed at time `at`;
+    unreadable dates are due.
+    """
     try:
         return datetime.fromisoformat(not_after) - timedelta(days=renew_before_days) <= at
     except ValueError:

@@ -97,7 +97,7 @@ def connected(to: Connection, seconds: float, database: str) -> psycopg.Connecti
             if "authentication failed" in words:
                 raise ProviderError(
                     f"PostgreSQL at {to.host}:{to.port} refuses the password of {to.user}",
-                    "Compare the stack's secret with the role; pulumi up --refresh of the roles repairs other ones",
+                    "Compare the stack's secret with the role's password",
                 ) from None
             if time.monotonic() >= limit:
                 last = words.strip().splitlines()[-1] if words.strip() else type(error).__name__
@@ -120,7 +120,9 @@ def told(error: psycopg.Error, database: str, to: Connection) -> ProviderError:
 
 
 def verifies(verifier: str | None, password: str) -> bool:
-    """Whether `password` fits a stored SCRAM verifier (RFC 5803: SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey)."""
+    """Whether `password` fits a stored SCRAM verifier (RFC 5803:
+    SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey).
+    """
     try:
         scheme, parameters, keys = (verifier or "").split("$")
         iterations, salt = parameters.split(":")

@@ -1,4 +1,6 @@
-"""What differs between two sets of plain values, key by key, so that a preview shows exactly the changed setting."""
+"""What differs between two sets of plain values, key by key, so that a preview shows exactly the changed
+setting.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 @dataclass(frozen=True)
 class Change:
-    """One difference. `replace`: the resource must be made anew. `by_input`: the program asked for it (else drift)."""
+    """One difference. `replace`: the resource must be made anew. `by_input`: the program asked for it (else
+    drift).
+    """
 
     kind: Kind
     replace: bool = False
@@ -23,7 +27,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """All changes by property path ("config.postgresql.parameters.shared_buffers", "nodes[2]", `env["a.b"]`)."""
+    """All changes by property path ("config.postgresql.parameters.shared_buffers",
+    "nodes[2]", `env["a.b"]`).
+    """
 
     changes: Mapping[str, Change] = field(default_factory=dict)
 
@@ -37,7 +43,9 @@ class Difference:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Kind]:
-    """Paths that differ from `old` to `new`, with how. An unknown value counts as different from everything."""
+    """Paths that differ from `old` to `new`, with how. An unknown value counts as
+    different from everything.
+    """
     return dict(walk(old, new, ""))
 
 

@@ -37,7 +37,9 @@ class Cancelled(ProviderError):
 
 
 class NotReady(ProviderError):
-    """The resource exists but does not work yet: Pulumi records it with `outputs`, and the next update repairs it."""
+    """The resource exists but does not work yet: Pulumi records it with `outputs`, and the next update
+    repairs it.
+    """
 
     def __init__(self, cause: ProviderError, resource_id: str, outputs: Mapping[str, Any]) -> None:
         super().__init__(cause.what, cause.do)

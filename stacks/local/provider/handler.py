@@ -1,8 +1,9 @@
-"""What a resource type must know how to do. Handlers see plain values only: no Pulumi, no secrets marks, no gRPC.
+"""What a resource type must know how to do. Handlers see plain values only: no Pulumi, no secrets marks, no
+gRPC.
 
-A subclass names its inputs by a msgspec type and implements `make`, `observe`, `change` and `remove`. This base checks
-types and fills defaults, finds differences, echoes the inputs among the outputs (the engine compares later inputs
-with those outputs), and turns an unreachable server during a refresh into drift.
+A subclass names its inputs by a msgspec type and implements `make`, `observe`, `change` and `remove`. This
+base checks types and fills defaults, finds differences, echoes the inputs among the outputs (the engine
+compares later inputs with those outputs), and turns an unreachable server during a refresh into drift.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Handler(Generic[InputsT]):
     healthy: ClassVar[str] = ""
     """The value of the output `state` that needs no repair; empty when the type has no such output."""
 
-    # -- for a subclass ------------------------------------------------------------------------------------------
+    # -- for a subclass --
 
     def problems(self, inputs: Values) -> Iterator[Problem]:
         """Semantic problems of `inputs`; those that are unknown yet are absent."""
@@ -80,7 +81,9 @@ class Handler(Generic[InputsT]):
         """Delete it; one that is gone already is a success."""
 
     def foresee(self, state: Values | None, inputs: Values) -> Values:
-        """Outputs that a preview can know (`state` is None before a create); all others are taken as unknown."""
+        """Outputs that a preview can know (`state` is None before a create); all others
+        are taken as unknown.
+        """
         return {}
 
     def drift(self, state: Values, inputs: Values) -> Iterator[tuple[str, Change]]:
@@ -88,7 +91,7 @@ class Handler(Generic[InputsT]):
         if self.healthy and state.get("state") != self.healthy:
             yield "state", Change("update", by_input=False)
 
-    # -- for the server ------------------------------------------------------------------------------------------
+    # -- for the server --
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -96,7 +99,9 @@ class Handler(Generic[InputsT]):
         return self.inputs_type.__struct_fields__
 
     def check(self, inputs: Values) -> tuple[Values, list[Problem]]:
-        """`inputs` with defaults filled in, and what is wrong with them. Unknown values pass until they are known."""
+        """`inputs` with defaults filled in, and what is wrong with them. Unknown values pass until they are
+        known.
+        """
         filled: Values = {}
         known: Values = {}
         found = [
@@ -204,7 +209,9 @@ def root(path: str) -> str:
 def secret_paths(
     handler: Handler[Any], inputs_secret: Iterable[tuple[str, ...]], outputs: Mapping[str, Any]
 ) -> set[tuple[str, ...]]:
-    """Which of `outputs` are secret: echoed secret inputs, outputs derived from them, and those that always are."""
+    """Which of `outputs` are secret: echoed secret inputs, outputs derived from them, and those that always
+    are.
+    """
     paths = set(inputs_secret)
     secret_inputs = {path[0] for path in paths}
     paths |= {(name,) for name in handler.secret_outputs}

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from stacks.local.provider.accounts import Account, operator
@@ -14,6 +15,9 @@ from stacks.local.provider.errors import ProviderError, explained
 
 MARKER = ".wms-platform"
 """The file that proves that a folder is ours to change and to delete."""
+
+PARTS = ("nodes", "supervisor", "release", "pki")
+"""Its standing folders."""
 
 PLAIN = re.compile(r"/[A-Za-z0-9._/@+-]+\Z")
 SOCKET_LIMIT = 107
@@ -34,7 +38,7 @@ def node_folder(home: str, node: str) -> str:
 def home_problem(home: str) -> str:
     """Why `home` cannot be a platform's folder, or ""."""
     if not PLAIN.match(home) or os.path.normpath(home) != home:
-        return f"{home!r} must be a normalized absolute path of letters, digits and ._@+- (it enters configuration files)"
+        return f"{home!r} must be a normalized absolute path of letters, digits and ._@+-"
     if len(home.strip("/").split("/")) < 2:
         return f"{home!r} is too close to the root of the file system: choose a folder of its own"
     # supervisord binds <socket>.<pid> first and links it to its name.
@@ -73,7 +77,7 @@ def claim(home: str) -> None:
     """Make `home` and its marker. Raises ProviderError when something else lives there."""
     if is_ours(home):
         return
-    for part in ("nodes", "supervisor", "release", "pki"):
+    for part in PARTS:
         if os.path.lexists(os.path.join(home, part)):
             raise ProviderError(
                 f"{home} holds {part}/ but no {MARKER}: it is not a folder of this platform",
@@ -114,7 +118,8 @@ def folders(home: str, path: str, owner: Account) -> None:
 
 
 def write(path: str, text: str, mode: int, owner: Account) -> None:
-    """Put `text` at `path`, all or nothing, also across a crash: temporary file, fsync, rename, fsync of the folder.
+    """Put `text` at `path`, all or nothing, also across a crash: temporary file, fsync, rename, fsync of the
+    folder.
 
     Raises ProviderError ("cannot write …: No space left on device").
     """
@@ -142,14 +147,14 @@ def write(path: str, text: str, mode: int, owner: Account) -> None:
 
 def remove_file(path: str) -> None:
     """Unlink `path`; a missing one is fine."""
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder with all it holds; a missing one is fine. A symbolic link is removed, never followed."""
+    """Remove a folder with all it holds; a missing one is fine. A symbolic link is
+    removed, never followed.
+    """
     with explained(f"cannot remove {path}"):
         if os.path.islink(path) or os.path.isfile(path):
             remove_file(path)

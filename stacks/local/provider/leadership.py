@@ -80,7 +80,7 @@ def relieve_redis(leader: Leader) -> None:
     heirs = sorted((n for n in nodes if n.master == me.id and n.sound), key=lambda n: n.place)
     if not heirs:
         raise ProviderError(
-            f"Redis at {here[0]}:{here[1]} owns {len(me.slots)} slots and has no replica that could take over",
+            f"Redis at {here[0]}:{here[1]} owns slots and has no replica that could take over",
             "Bring its replica back (wmsctl status shows it), then run pulumi up again",
         )
     heir = heirs[0]

@@ -1,4 +1,6 @@
-"""The executable `pulumi-resource-wms`: serves the provider to the Pulumi engine, dispatching by type token."""
+"""The executable `pulumi-resource-wms`: serves the provider to the Pulumi engine,
+dispatching by type token.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ Properties = dict[str, PropertyValue]
 NAME = "wms"
 VERSION = "0.1.0"
 THREADS = 128
-"""Handlers block (they wait for servers and for their turn in a rollout), so there is a thread for each of them."""
+"""Handlers block (they wait for servers and for their turn in a rollout), so there is a thread for each of
+them.
+"""
 
 KINDS = {
     ("add", False): api.PropertyDiffKind.ADD,
@@ -72,8 +76,8 @@ class LocalProvider(api.Provider):
             raise ProviderError(f"unknown resource type {token}", f"Known types: {known}") from None
 
     async def configure(self, request: api.ConfigureRequest) -> api.ConfigureResponse:
-        # Outputs and resources as values of their own are not accepted: the engine then sends plain values, with
-        # secrets and unknowns marked, which is all that handlers need.
+        # Outputs and resources as values of their own are not accepted: the engine then sends plain values,
+        # with secrets and unknowns marked, which is all that handlers need.
         return api.ConfigureResponse(
             accept_secrets=True, supports_preview=True, accept_outputs=False, accept_resources=False
         )
@@ -161,7 +165,9 @@ class LocalProvider(api.Provider):
         secrets: Collection[Path],
         also: tuple[Values, Collection[Path]] = ({}, ()),
     ) -> T:
-        """Do blocking `work` in a thread. What it raises is told without the secret ones of `values` and `also`."""
+        """Do blocking `work` in a thread. What it raises is told without the secret ones of `values` and
+        `also`.
+        """
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
         except NotReady as error:
@@ -213,7 +219,7 @@ class Servicer(ProviderServicer):
             status.trailing_metadata = (("grpc-status-details-bin", wire.SerializeToString()),)
         except ProviderError as error:
             status.details = str(error)
-        except Exception as error:  # noqa: BLE001 - every mistake must reach the operator with its place
+        except Exception as error:  # every mistake must reach the operator with its place
             status.details = described(error)
         await context.abort_with_status(status)
         raise AssertionError("abort_with_status returns never")

@@ -1,4 +1,6 @@
-"""What the provider needs of Patroni's REST API: who leads, switching over, the dynamic configuration, restarts."""
+"""What the provider needs of Patroni's REST API: who leads, switching over, the dynamic configuration,
+restarts.
+"""
 
 from __future__ import annotations
 
@@ -124,8 +126,8 @@ def candidate(cluster: Cluster, leader: str) -> Member | None:
 def relieve(access: Access, name: str) -> str:
     """Hand the leader role from `name` to a synchronous standby and wait until the former leader follows.
 
-    Returns the new leader's name; "" when `name` does not lead or is the only member. Raises ProviderError when no
-    synchronous standby runs, or when Patroni refuses, or after SWITCHOVER_SECONDS.
+    Returns the new leader's name; "" when `name` does not lead or is the only member. Raises ProviderError
+    when no synchronous standby runs, or when Patroni refuses, or after SWITCHOVER_SECONDS.
     """
     cluster = view(access)
     if cluster.leader is None or cluster.leader.name != name or len(cluster.members) == 1:
@@ -161,7 +163,8 @@ def relieve(access: Access, name: str) -> str:
 
 
 def patch(current: Any, wanted: Any) -> Any:
-    """The body of PATCH /config that turns the managed part of `current` into `wanted`; {} when it is so already.
+    """The body of PATCH /config that turns the managed part of `current` into `wanted`; {} when it is so
+    already.
 
     Lists are replaced as wholes, as Patroni does. Pure.
     """
@@ -211,7 +214,9 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def managed(current: Any, wanted: Any) -> dict[str, Any]:
-    """The part of `current` whose keys `wanted` manages. Values that mean the same are given as wanted. Pure."""
+    """The part of `current` whose keys `wanted` manages. Values that mean the same are
+    given as wanted. Pure.
+    """
     found: dict[str, Any] = {}
     for key, value in wanted.items():
         if not isinstance(current, dict) or key not in current:
@@ -250,7 +255,9 @@ HOT_STANDBY = (
 
 
 def lowers(current: Any, wanted: Any) -> bool:
-    """Whether one of HOT_STANDBY gets lower: then the leader has to restart first, and standbys after it. Pure."""
+    """Whether one of HOT_STANDBY gets lower: then the leader has to restart first, and standbys after it.
+    Pure.
+    """
     old, new = (
         ((each.get("postgresql") or {}).get("parameters") or {}) if isinstance(each, dict) else {}
         for each in (current, wanted)

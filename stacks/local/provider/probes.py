@@ -23,8 +23,8 @@ ATTEMPT_SECONDS = 5.0
 class Probe(Inputs, frozen=True, kw_only=True):
     """How to find out that a process is ready.
 
-    tcp connects (with `tls`: shakes hands); http GETs `path` and wants one of the statuses `expect`; exec runs
-    `command` as the service user and wants exit code 0; none is content with the process running.
+    tcp connects (with `tls`: shakes hands); http GETs `path` and wants one of the statuses `expect`; exec
+    runs `command` as the service user and wants exit code 0; none is content with the process running.
     """
 
     kind: Literal["tcp", "http", "exec", "none"] = "none"
@@ -63,7 +63,9 @@ def context(ca: str, cert: str = "", key: str = "") -> ssl.SSLContext:
 
 
 def attempt(probe: Probe, folder: str, environment: Mapping[str, str], account: Account) -> str:
-    """Try once. Returns "" when ready, else in a few words what is wrong; never raises for a server that is not."""
+    """Try once. Returns "" when ready, else in a few words what is wrong; never raises for a server that is
+    not.
+    """
     try:
         if probe.kind == "tcp":
             return try_tcp(probe)
@@ -71,7 +73,7 @@ def attempt(probe: Probe, folder: str, environment: Mapping[str, str], account: 
             return try_http(probe)
         if probe.kind == "exec":
             return run_command(probe.command, folder, environment, account)
-    except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"{target(probe)}: {reason(error)}"
     return ""
 
@@ -119,16 +121,34 @@ def try_http(probe: Probe) -> str:
     return "" if status in probe.expect else f"{target(probe)} answers {status} instead of {probe.expect}"
 
 
-def run_command(command: list[str], folder: str, environment: Mapping[str, str], account: Account) -> str:
-    """Run `command` in `folder` with the process's environment."""
-    done = subprocess.run(
-        [*become(account), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": folder, **environment},
-        timeout=ATTEMPT_SECONDS,
-        check=False,
+def run_command(
+    command: list[str],
+    folder: str,
+    environment: Mapping[str, str],
+    account: Account,
+    seconds: float = ATTEMPT_SECONDS,
+) -> str:
+    """Run `command` in `folder` as the service user with the process's environment; "" or what went wrong."""
+    try:
+        done = subprocess.run(
+            [*become(account), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": folder, **environment},
+            timeout=seconds,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} did not end within {seconds:g} s"
+    except OSError as error:
+        return f"{command[0]} cannot be run: {reason(error)}"
+    said = " / ".join(done.stdout.strip().splitlines()[-3:])
+    return (
+        ""
+        if done.returncode == 0
+        else f"{command[0]} exits with {done.returncode}{f': {said}' if said else ''}"
     )
-    return "" if done.returncode == 0 else f"{command[0]} exits with {done.returncode}"

@@ -25,7 +25,9 @@ Action = Literal["nothing", "reload", "restart", "recreate"]
 
 
 class Reload(Inputs, frozen=True, kw_only=True):
-    """How a changed `reload_on` reaches the server: a signal ("HUP"), or a command run as the service user."""
+    """How a changed `reload_on` reaches the server: a signal ("HUP"), or a command run
+    as the service user.
+    """
 
     signal: str = ""
     command: list[str] = msgspec.field(default_factory=list)
@@ -82,8 +84,8 @@ class Observed:
 def decide(old: ProcessInputs, new: ProcessInputs, observed: Observed) -> Action:
     """What an update has to do to the process. Pure.
 
-    recreate: supervisor must forget and learn it again; restart: stop and start (also: start one that is down);
-    reload: tell it that its files changed; nothing: a changed probe or rollout concerns nobody but us.
+    recreate: supervisor must forget and learn it again; restart: stop and start (also: start one that is
+    down); reload: tell it that its files changed; nothing: a changed probe or rollout concerns nobody but us.
     """
     if observed.state == "fenced":
         return "nothing"
@@ -121,8 +123,8 @@ def occupied(inputs: ProcessInputs) -> str:
 def require_free_ports(inputs: ProcessInputs) -> None:
     """Raise ProviderError naming who holds a port of a process that is about to start.
 
-    Without it the probe would pass against a stranger. What works in the process's own folder is no stranger: the
-    PostgreSQL of a Patroni that died, which the new one adopts.
+    Without it the probe would pass against a stranger. What works in the process's own folder is no stranger:
+    the PostgreSQL of a Patroni that died, which the new one adopts.
     """
     for address, port in ports(inputs):
         holder = listener(address, port)
@@ -142,7 +144,9 @@ def works_here(inputs: ProcessInputs, pid: int) -> bool:
 
 
 def orphan(inputs: ProcessInputs) -> Task | None:
-    """The server itself, when it outlived its supervisord: the run script wrote its pid. Its children are left out."""
+    """The server itself, when it outlived its supervisord: the run script wrote its pid. Its children are
+    left out.
+    """
     text = read_text(f"{process_folder(inputs)}/pid")
     found = task(int(text)) if text and text.strip().isdigit() else None
     if not found or not found.alive or not works_here(inputs, found.pid):
@@ -212,7 +216,9 @@ def hashed(text: str | None) -> str:
 
 
 def read_text(path: str) -> str | None:
-    """The file's content, or None when it cannot be read. Links are not followed: the service user owns the folder."""
+    """The file's content, or None when it cannot be read. Links are not followed: the service user owns the
+    folder.
+    """
     try:
         with os.fdopen(
             os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8", errors="replace"

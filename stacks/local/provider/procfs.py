@@ -84,8 +84,8 @@ def name_of(pid: int) -> str:
 def under(folder: str, uid: int) -> list[Task]:
     """Processes of user `uid` that work at or below `folder`.
 
-    Left out are this process with its ancestors and what has a terminal: an operator's shell that happens to stand
-    there is no server.
+    Left out are this process with its ancestors and what has a terminal: an operator's shell that happens to
+    stand there is no server.
     """
     kin = set(ancestors(os.getpid()))
     found = []
@@ -129,8 +129,8 @@ def send(each: Task, number: int) -> None:
 def end(victims: Iterable[Task], seconds: float, stop_signal: signal.Signals = signal.SIGTERM) -> None:
     """Stop processes: `stop_signal`, after `seconds` SIGKILL. A frozen one is thawed so that it can obey.
 
-    PostgreSQL gets SIGINT instead of SIGTERM, which would make it wait for its clients (server shutdown modes in its
-    manual). Raises ProviderError naming those that survive even SIGKILL for 10 seconds.
+    PostgreSQL gets SIGINT instead of SIGTERM, which would make it wait for its clients (server shutdown modes
+    in its manual). Raises ProviderError naming those that survive even SIGKILL for 10 seconds.
     """
     left = [each for each in victims if still(each)]
     for number, patience in ((stop_signal, seconds), (signal.SIGKILL, 10.0)):

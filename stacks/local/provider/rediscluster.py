@@ -1,4 +1,6 @@
-"""Redis Cluster as its nodes describe it, and how one is laid out. Asking is I/O, everything else here is pure."""
+"""Redis Cluster as its nodes describe it, and how one is laid out. Asking is I/O, everything else here is
+pure.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Access:
         return f"Access({self.user})"
 
     def ask(self, place: Place, *command: Any, seconds: float = 5.0) -> Any:
-        """One command to one node. Raises Unreachable when it does not answer, redis.ResponseError when it refuses."""
+        """One command to one node. Raises Unreachable when it does not answer, redis.ResponseError when it
+        refuses.
+        """
         import redis
 
         client = redis.Redis(
@@ -44,7 +48,8 @@ class Access:
             decode_responses=True,
             client_name="pulumi",
         )
-        # redis-py parses some answers into its own shapes, which differ between versions: take them as they come.
+        # redis-py parses some answers into its own shapes, which differ between versions: take them as they
+        # come.
         client.response_callbacks.clear()
         try:
             with client:
@@ -88,7 +93,9 @@ class Node:
 
 
 def parse(text: str, asked: Place) -> tuple[Node, ...]:
-    """CLUSTER NODES as nodes; `asked` is the place of the node that answered, which may not know its own address."""
+    """CLUSTER NODES as nodes; `asked` is the place of the node that answered, which may not know its own
+    address.
+    """
     found = []
     for line in text.splitlines():
         fields = line.split()
@@ -170,7 +177,9 @@ def missing_slots(nodes: Iterable[Node], masters: Sequence[Place]) -> dict[Place
 
 
 def attachments(nodes: Iterable[Node], zones: Mapping[Place, str]) -> list[tuple[Place, str]]:
-    """(place, id of its master) for each master without slots, so that replicas spread evenly and over zones."""
+    """(place, id of its master) for each master without slots, so that replicas spread
+    evenly and over zones.
+    """
     nodes = list(nodes)
     owners = {node.id: node for node in nodes if node.is_master and node.slots}
     load = Counter(node.master for node in nodes if node.master in owners)
@@ -186,7 +195,8 @@ def attachments(nodes: Iterable[Node], zones: Mapping[Place, str]) -> list[tuple
         best = min(owners, key=lambda o: (load[o], together(node.place, o), owners[o].place))
         load[best] += 1
         found.append((node.place, best))
-    # Who comes last may find only a master of its own zone left: then exchange with one for whom that is no loss.
+    # Who comes last may find only a master of its own zone left: then exchange with one for whom that is no
+    # loss.
     for first, (place, owner) in enumerate(found):
         for second, (other, another) in enumerate(found):
             now = together(place, owner) + together(other, another)

@@ -1,7 +1,7 @@
 """One at a time: the order in which processes of a rollout group are restarted.
 
-A turn is given to one member after the other; the current leader goes last, so that a group changes its leader once.
-After a failure the group stops: a mistake in a configuration then costs one member, not all.
+A turn is given to one member after the other; the current leader goes last, so that a group changes its
+leader once. After a failure the group stops: a mistake in a configuration then costs one member, not all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from stacks.local.provider.errors import DeadlineExceeded, ProviderError
 from stacks.local.provider.waiting import interrupted, pause
 
 CALM_SECONDS = 2.0
-"""The leader goes when no other member has wanted a turn for so long (Pulumi starts updates within milliseconds)."""
+"""The leader goes when no other member has wanted a turn for so long (Pulumi starts updates within
+milliseconds).
+"""
 LONGEST_WAIT = 1800.0
 TICK = 0.05
 
@@ -52,8 +54,8 @@ class Rollouts:
     def turn(self, group_name: str, member: str, leads: Callable[[], bool]) -> Iterator[bool]:
         """Hold the group's turn; yields whether the member leads at that moment.
 
-        `leads` is asked while waiting, because leadership may move. Raises ProviderError when another member has
-        failed, or when the turn does not come within LONGEST_WAIT.
+        `leads` is asked while waiting, because leadership may move. Raises ProviderError when another member
+        has failed, or when the turn does not come within LONGEST_WAIT.
         """
         group = self.group(group_name)
         lead = self.wait(group, group_name, member, leads)
@@ -71,7 +73,9 @@ class Rollouts:
 
     @contextmanager
     def start(self, group_name: str, member: str) -> Iterator[None]:
-        """Around the start of a member that is down: members start together (a quorum needs several), turns wait."""
+        """Around the start of a member that is down: members start together (a quorum needs several), turns
+        wait.
+        """
         group = self.group(group_name)
         with group.lock:
             group.starting += 1
@@ -100,7 +104,7 @@ class Rollouts:
                 with group.lock:
                     if group.failed:
                         raise ProviderError(
-                            f"{member} is left as it was, because {group.failed} failed in the same rollout ({group_name})",
+                            f"{member} is left as it was, because {group.failed} failed in the same rollout",
                             "Repair that one first, then run pulumi up again",
                         )
                     # Those who lead wait outside the queue, so that two of them do not wait for each other.

@@ -9,6 +9,7 @@ import http.client
 import os
 import resource
 import shlex
+import signal
 import socket
 import subprocess
 import xmlrpc.client
@@ -26,6 +27,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 65536
 """Wanted limit of open files of every server: poolers and proxies hold two sockets per client."""
 LOG_BYTES = 10 * 1024 * 1024
+ANSWER_SECONDS = 3.0
+"""A supervisord that is silent for so long is taken for dead: it answers within milliseconds."""
+ROTATION = "supervisor.rotate"
+"""The program that keeps logs small."""
 RETRIES = 20
 """Restarts of a crashing program before supervisor gives up (with its growing pauses: about 3.5 minutes)."""
 
@@ -47,7 +52,9 @@ def program_name(node: str, name: str) -> str:
 
 
 def daemon_text(home: str, open_files: int) -> str:
-    """supervisord.conf. Its socket is the only way in, and its folder is closed to others, so it needs no password."""
+    """supervisord.conf. Its socket is the only way in, and its folder is closed to others, so it needs no
+    password.
+    """
     return f"""\
 ; Written by the Pulumi provider wms; changes are lost.
 [unix_http_server]
@@ -70,8 +77,39 @@ minfds={open_files}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 
+[program:{ROTATION}]
+command=/bin/sh {home}/supervisor/rotate
+directory={home}/supervisor
+stopasgroup=true
+killasgroup=true
+stdout_logfile=NONE
+stderr_logfile=NONE
+
 [include]
 files={home}/supervisor/conf.d/*.conf
+"""
+
+
+def rotation_text(home: str) -> str:
+    """The script that keeps logs small: beyond LOG_BYTES a log is copied away and emptied, two old ones are
+    kept.
+
+    Servers append to their logs themselves, for a pipe to supervisord would break with it and take them
+    along. Emptied in place, because they keep them open. It ends with its supervisord.
+    """
+    return f"""\
+#!/bin/sh
+# Written by the Pulumi provider wms; changes are lost.
+supervisord=$PPID
+while kill -0 "$supervisord" 2>/dev/null; do
+    for log in {home}/supervisor/log/*.*.log; do
+        [ -f "$log" ] || continue
+        [ "$(stat -c %s "$log")" -gt {LOG_BYTES} ] || continue
+        [ ! -f "$log.1" ] || mv -f "$log.1" "$log.2"
+        cp "$log" "$log.1" && : > "$log"
+    done
+    sleep 30
+done
 """
 
 
@@ -87,8 +125,8 @@ def program_text(
 ) -> str:
     """conf.d/<node>.<name>.conf. Nothing secret: supervisor shows its configuration to whoever asks.
 
-    Programs are not started by supervisord itself, because after its death orphans may still serve: the provider
-    ends those first.
+    Programs are not started by supervisord itself, because after its death orphans may still serve: the
+    provider ends those first.
     """
     folder = f"{node_folder(home, node)}/{name}"
     program = program_name(node, name)
@@ -105,21 +143,22 @@ startretries={RETRIES}
 stopsignal={stop_signal}
 stopwaitsecs={stop_seconds}
 killasgroup=true
-redirect_stderr=true
-stdout_logfile={log_path(home, node, name)}
-stdout_logfile_maxbytes={LOG_BYTES}
-stdout_logfile_backups=2
+stdout_logfile=NONE
+stderr_logfile=NONE
 """
 
 
 def run_text(home: str, node: str, name: str, command: Sequence[str], fingerprint: str) -> str:
-    """The script that supervisor runs: it refuses on a fenced node, reads the secrets, and becomes the server."""
+    """The script that supervisor runs: it refuses on a fenced node, reads the secrets, and becomes the
+    server.
+    """
     folder = f"{node_folder(home, node)}/{name}"
     return f"""\
 #!/bin/sh
 # Written by the Pulumi provider wms; changes are lost.
 # configuration {fingerprint}
 set -eu
+exec >> {log_path(home, node, name)} 2>&1
 if [ -e {node_folder(home, node)}/power-off ]; then
     echo "node {node} is powered off" >&2
     exit 78
@@ -218,7 +257,8 @@ class Client:
     def answers(self) -> bool:
         """Whether it is up and not shutting down."""
         try:
-            return bool(self.call("getState")["statename"] == "RUNNING")
+            impatient = Client(self.home, min(self.timeout, ANSWER_SECONDS))
+            return bool(impatient.call("getState")["statename"] == "RUNNING")
         except (Unreachable, xmlrpc.client.Fault):
             return False
 
@@ -267,7 +307,9 @@ class Client:
         self.tolerate((), "signalProcess", program, name)
 
     def stop(self, program: str, seconds: float) -> None:
-        """Stop it and wait; supervisor itself kills it after the program's own patience. Unknown ones are fine."""
+        """Stop it and wait; supervisor itself kills it after the program's own patience. Unknown ones are
+        fine.
+        """
         if self.info(program) is None:
             return
         self.tolerate((NOT_RUNNING, BAD_NAME), "stopProcess", program, False)
@@ -297,7 +339,9 @@ def open_files_limit() -> int:
 
 
 def daemon(home: str) -> Task | None:
-    """The living supervisord of `home`, or None. Its working directory is the witness against a reused pid."""
+    """The living supervisord of `home`, or None. Its working directory is the witness
+    against a reused pid.
+    """
     try:
         with open(f"{home}/supervisor/supervisord.pid", encoding="ascii") as file:
             found = task(int(file.read().strip() or 0))
@@ -309,7 +353,8 @@ def daemon(home: str) -> Task | None:
 
 
 def start(home: str, python: str, account: Account, seconds: float = 20.0) -> None:
-    """Start supervisord, detached from this process, and wait until it answers; one that answers already is kept.
+    """Start supervisord, detached from this process, and wait until it answers; one that answers already is
+    kept.
 
     One that is there but silent is replaced; its children live on as orphans.
     Raises ProviderError with the end of its output when it does not come up.
@@ -320,7 +365,7 @@ def start(home: str, python: str, account: Account, seconds: float = 20.0) -> No
     silent = daemon(home)
     if silent:
         # SIGKILL, not SIGTERM: a supervisord that obeys would take every server down with it.
-        end([silent], 0.0)
+        end([silent], 10.0, signal.SIGKILL)
     log = f"{home}/supervisor/log/start.log"
     with explained(f"cannot start supervisord with {python}"):
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640)
@@ -348,7 +393,8 @@ def start(home: str, python: str, account: Account, seconds: float = 20.0) -> No
     def ready() -> bool:
         if child.poll() is not None:
             raise ProviderError(
-                f"supervisord ended at once (status {child.returncode}); its output ({log}):\n{last_lines(log)}"
+                f"supervisord ended at once (status {child.returncode}); its output ({log}):"
+                f"\n{last_lines(log)}"
             )
         return client.answers()
 
@@ -356,10 +402,11 @@ def start(home: str, python: str, account: Account, seconds: float = 20.0) -> No
 
 
 def become(account: Account) -> list[str]:
-    """Command prefix that runs the rest as `account`; empty when that is the current user (only root may change it).
+    """Command prefix that runs the rest as `account`; empty when that is the current user (only root may
+    change it).
 
-    util-linux's setpriv rather than Popen's `user`: with the latter Python forks, which gRPC's threads do not survive;
-    without it Python uses vfork.
+    util-linux's setpriv rather than Popen's `user`: with the latter Python forks, which gRPC's threads do not
+    survive; without it Python uses vfork.
     """
     if account.is_current:
         return []

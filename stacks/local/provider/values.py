@@ -1,7 +1,8 @@
-"""Property values of Pulumi <-> plain Python values. The only place that knows how secrets and unknowns travel.
+"""Property values of Pulumi <-> plain Python values. The only place that knows how secrets and unknowns
+travel.
 
-A decoded map is a plain dict plus the set of paths that are secret; a path is a tuple of dict keys. A secret inside
-a list makes the whole list secret, because positions in a list shift.
+A decoded map is a plain dict plus the set of paths that are secret; a path is a tuple of dict keys. A secret
+inside a list makes the whole list secret, because positions in a list shift.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ MARKS = frozenset(
 
 
 def decode(properties: Mapping[str, PropertyValue]) -> tuple[Values, frozenset[Path]]:
-    """The plain values of `properties` and the paths of those that are secret. Top-level nulls are left out."""
+    """The plain values of `properties` and the paths of those that are secret. Top-level
+    nulls are left out.
+    """
     secrets: set[Path] = set()
     values = {key: plain(item, (key,), secrets) for key, item in properties.items()}
     return {key: value for key, value in values.items() if value is not None}, frozenset(secrets)
@@ -139,9 +142,11 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def redacted(message: str, values: Mapping[str, Any], secrets: Collection[Path]) -> str:
-    """`message` without the secret texts of `values`: the last line of defence for words that libraries choose.
+    """`message` without the secret texts of `values`: the last line of defence for words that libraries
+    choose.
 
-    Texts under 6 characters stay: replacing them would make messages unreadable and hide nothing worth hiding.
+    Texts under 6 characters stay: replacing them would make messages unreadable and hide nothing worth
+    hiding.
     """
     for text in sorted(set(texts_at(values, secrets)), key=len, reverse=True):
         if len(text) >= 6:

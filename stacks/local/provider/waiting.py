@@ -24,9 +24,11 @@ def pause(seconds: float) -> None:
 def until(
     check: Callable[[], T | None], *, seconds: float, what: str, do: str = "", interval: float = 0.1
 ) -> T:
-    """Call `check` every `interval` seconds until it returns something other than None or False, and return that.
+    """Call `check` every `interval` seconds until it returns something other than None or False, and return
+    that.
 
-    Raises DeadlineExceeded ("`what` did not happen within …") after `seconds`; `check` is called at least once.
+    Raises DeadlineExceeded ("`what` did not happen within …") after `seconds`; `check` is called at least
+    once.
     """
     end = time.monotonic() + seconds
     while True:

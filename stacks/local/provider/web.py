@@ -69,7 +69,9 @@ def short(cause: object) -> str:
 
 
 def expect(answer: Answer, doing: str, *statuses: int) -> Any:
-    """The body when the status is one of `statuses`. Raises ProviderError with what the server said otherwise."""
+    """The body when the status is one of `statuses`. Raises ProviderError with what the server said
+    otherwise.
+    """
     if answer.status in statuses:
         return answer.body
     advice = "Check the user and the password" if answer.status in (401, 403) else ""

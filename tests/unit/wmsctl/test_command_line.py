@@ -42,8 +42,8 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_listing_loads_no_driver() -> None:
     code = (
         "import sys\nfrom wmsctl.main import run\nassert run(['--help']) == 0\n"
-        "heavy = {'psycopg', 'redis', 'rich', 'urllib3', 'yaml', 'msgspec', 'pydantic', 'http.client', 'asyncio',"
-        " 'wmsctl.status', 'wmsctl.failover', 'wmsctl.clients'} & set(sys.modules)\n"
+        "heavy = {'psycopg', 'redis', 'rich', 'urllib3', 'yaml', 'msgspec', 'pydantic', 'http.client',"
+        " 'asyncio', 'wmsctl.status', 'wmsctl.failover', 'wmsctl.clients'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = python(code)

@@ -21,8 +21,8 @@ class AuthorityInputs(Inputs, frozen=True, kw_only=True):
 
 class AuthorityHandler(Handler[AuthorityInputs]):
     """Outputs: cert_pem, key_pem (secret), bundle_pem (all CAs to trust, newest first), chain_pem (the new CA
-    signed by the one before: servers append it to their certificate; "" before the first rotation), not_after (ISO
-    8601), serial (hexadecimal), revision (how many CAs there have been).
+    signed by the one before: servers append it to their certificate; "" before the first rotation), not_after
+    (ISO 8601), serial (hexadecimal), revision (how many CAs there have been).
     """
 
     inputs_type = AuthorityInputs
@@ -68,7 +68,9 @@ class AuthorityHandler(Handler[AuthorityInputs]):
     def renews(
         self, state: Values, common_name: object, days: object, before: object, generation: object
     ) -> bool:
-        """Whether a new CA is to be made: another name or validity, a raised generation, or the end is near."""
+        """Whether a new CA is to be made: another name or validity, a raised generation,
+        or the end is near.
+        """
         wanted = {"common_name": common_name, "days": days, "generation": generation}
         if any(state.get(key) != value for key, value in wanted.items()):
             return True
@@ -77,7 +79,9 @@ class AuthorityHandler(Handler[AuthorityInputs]):
         )
 
     def issue(self, inputs: AuthorityInputs, state: Values | None) -> Values:
-        """A new CA; trusts those of `state` that have not expired, and is cross-signed by the last of them."""
+        """A new CA; trusts those of `state` that have not expired, and is cross-signed
+        by the last of them.
+        """
         start = self.clock()
         end = start + timedelta(days=inputs.days)
         revision = int(state["revision"]) + 1 if state else 1

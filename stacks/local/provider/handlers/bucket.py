@@ -87,9 +87,9 @@ class BucketHandler(Handler[BucketInputs]):
 @contextmanager
 def store(inputs: BucketInputs, attempts: int = 5) -> Iterator[Any]:
     """A client of the store; its errors inside the block become ours."""
-    import boto3  # type: ignore[import-untyped]
-    from botocore.config import Config  # type: ignore[import-untyped]
-    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
     # A session of its own: boto3's shared one is not safe for threads.
     client = boto3.session.Session().client(
@@ -110,7 +110,8 @@ def store(inputs: BucketInputs, attempts: int = 5) -> Iterator[Any]:
         yield client
     except ClientError as error:
         raise ProviderError(
-            f"the store {inputs.endpoint} refuses {error.operation_name} on bucket {inputs.name}: {code(error)}",
+            f"the store {inputs.endpoint} refuses {error.operation_name} on bucket {inputs.name}:"
+            f" {code(error)}",
             "Check the access key" if code(error) in ("403", "AccessDenied", "InvalidAccessKeyId") else "",
         ) from None
     except BotoCoreError as error:

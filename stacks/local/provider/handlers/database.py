@@ -17,7 +17,9 @@ class DatabaseInputs(Inputs, frozen=True, kw_only=True):
 
 
 class DatabaseHandler(Handler[DatabaseInputs]):
-    """Output: state (present, unreachable). Deleting it drops the data: protect the resource where data matter."""
+    """Output: state (present, unreachable). Deleting it drops the data: protect the resource where data
+    matter.
+    """
 
     inputs_type = DatabaseInputs
     outputs = ("state",)

@@ -99,7 +99,9 @@ class DatabaseRoleHandler(Handler[DatabaseRoleInputs]):
 
     @staticmethod
     def put(inputs: DatabaseRoleInputs) -> Values:
-        """Create or alter the role. The clear password never leaves this process: only its SCRAM verifier does."""
+        """Create or alter the role. The clear password never leaves this process: only its SCRAM verifier
+        does.
+        """
         from psycopg import sql
 
         role = sql.Identifier(inputs.name)

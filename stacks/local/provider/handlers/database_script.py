@@ -1,4 +1,6 @@
-"""DatabaseScript: idempotent SQL (schemas, functions, grants), run again whenever its text or fingerprint changes."""
+"""DatabaseScript: idempotent SQL (schemas, functions, grants), run again whenever its text or fingerprint
+changes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class DatabaseScriptInputs(Inputs, frozen=True, kw_only=True):
     fingerprint: str = ""
     """A change runs the script again although its text is the same."""
     check_sql: str = ""
-    """A query for one boolean: true while what the script made is there. Empty: a refresh takes that on trust."""
+    """A query for one boolean: true while what the script made is there. Empty: a refresh takes that on
+    trust.
+    """
     drop_sql: str = ""
     """Run when the resource is deleted."""
 

@@ -78,7 +78,9 @@ class EtcdAuthHandler(Handler[EtcdAuthInputs]):
 
     @staticmethod
     def put(inputs: EtcdAuthInputs, earlier: tuple[str, ...]) -> Values:
-        """Make users, roles, permission; switch authentication on. `earlier`: root passwords that may still hold."""
+        """Make users, roles, permission; switch authentication on. `earlier`: root passwords that may still
+        hold.
+        """
         gateway = Gateway(inputs)
         until(
             gateway.ready,
@@ -135,7 +137,9 @@ class Gateway:
         raise last or ProviderError("no endpoint of etcd is given")
 
     def call(self, path: str, body: dict[str, Any], token: str, tolerated: str = "") -> Any:
-        """The body of a successful call; an error whose text holds `tolerated` is a success too (body: None)."""
+        """The body of a successful call; an error whose text holds `tolerated` is a
+        success too (body: None).
+        """
         status, answer = self.ask(path, body, token)
         if status == 200:
             return answer
@@ -153,7 +157,9 @@ class Gateway:
         return status == 200 or "user name is empty" in str(answer)
 
     def enabled(self) -> bool:
-        """Whether authentication is on. (etcd 3.4 has no status call for it: a read without a login tells.)"""
+        """Whether authentication is on. (etcd 3.4 has no status call for it: a read
+        without a login tells.)
+        """
         status, answer = self.ask("kv/range", {"key": encoded(self.inputs.prefix), "limit": "1"})
         if status == 200:
             return False
@@ -201,7 +207,9 @@ def encoded(text: str) -> str:
 
 
 def permission(prefix: str) -> dict[str, str]:
-    """Readwrite on all keys that begin with `prefix`: up to the next text of that length (etcd: range_end)."""
+    """Readwrite on all keys that begin with `prefix`: up to the next text of that length
+    (etcd: range_end).
+    """
     raw = bytearray(prefix.encode())
     raw[-1] += 1
     return {

@@ -1,4 +1,6 @@
-"""Job: a command that runs to its end, such as schema migrations; again whenever one of its triggers changes."""
+"""Job: a command that runs to its end, such as schema migrations; again whenever one of
+its triggers changes.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class PatroniConfigHandler(Handler[PatroniConfigInputs]):
         if cluster.paused or current.get("pause"):
             raise ProviderError(
                 f"Patroni is paused (seen at {access.urls[0]}), so its configuration is left alone",
-                "Resume it: patronictl resume, or POST a PATCH /config with pause null; then run pulumi up again",
+                "Resume it (patronictl resume), then run pulumi up again",
             )
         removed = patroni.present(patroni.dropped(before, inputs.config), current)
         changes = patroni.merged(removed, patroni.patch(current, inputs.config))
@@ -79,7 +79,8 @@ class PatroniConfigHandler(Handler[PatroniConfigInputs]):
         if changes:
             expect(access.ask("PATCH", "/config", changes), "changing Patroni's configuration", 200)
             if "postgresql" in changes:
-                # A member learns of it in its next loop and asks PostgreSQL for pending restarts in the one after.
+                # A member learns of it in its next loop and asks PostgreSQL for pending restarts in the one
+                # after.
                 settle = 2.0 * float(inputs.config.get("loop_wait", current.get("loop_wait", 10))) + 1.0
         patroni.restart_pending(access, settle, RESTART_SECONDS, patroni.lowers(current, inputs.config))
         return {"state": "applied"}

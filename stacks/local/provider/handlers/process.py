@@ -58,8 +58,11 @@ from stacks.local.provider.waiting import pause
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 RESERVED = frozenset({"WMS_NODE", "WMS_PROCESS", "HOME"})
 CRASHES = 4
-"""Ends right after so many starts mean that it will not come up: waiting for the whole deadline tells no more."""
+"""Ends right after so many starts mean that it will not come up: waiting for the whole deadline tells no
+more.
+"""
 ORPHAN_SECONDS = 15.0
+RELOAD_SECONDS = 30.0
 
 
 class ProcessHandler(Handler[ProcessInputs]):
@@ -79,7 +82,7 @@ class ProcessHandler(Handler[ProcessInputs]):
     def __init__(self, groups: Rollouts = rollouts) -> None:
         self.rollouts = groups
 
-    # -- checks and previews -------------------------------------------------------------------------------------
+    # -- checks and previews --
 
     def problems(self, inputs: Values) -> Iterator[Problem]:
         if "home" in inputs and (problem := home_problem(inputs["home"])):
@@ -114,7 +117,7 @@ class ProcessHandler(Handler[ProcessInputs]):
             if state.get(key) != recorded[key]:
                 yield key, Change("update", by_input=False)
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- life --
 
     def make(self, name: str, inputs: ProcessInputs) -> Made:
         account = service(inputs.user)
@@ -194,7 +197,7 @@ class ProcessHandler(Handler[ProcessInputs]):
         for each in (log, f"{log}.1", f"{log}.2"):
             remove_file(each)
 
-    # -- parts ---------------------------------------------------------------------------------------------------
+    # -- parts --
 
     def survey(self, state: Values, inputs: ProcessInputs, account: Account) -> Observed:
         """What is there, before an update."""
@@ -264,8 +267,8 @@ class ProcessHandler(Handler[ProcessInputs]):
     def restart(self, inputs: ProcessInputs, account: Account, *, recreate: bool) -> None:
         """Stop it, write its files, start it, wait until it is ready.
 
-        Raises NotReady when it was given its new configuration and does not get ready with it: Pulumi records that
-        state, so that the next update compares with it and repairs it.
+        Raises NotReady when it was given its new configuration and does not get ready with it: Pulumi records
+        that state, so that the next update compares with it and repairs it.
         """
         self.lay_down(inputs, account, recreate=recreate)
         with self.recording(inputs, "unready"):
@@ -283,7 +286,9 @@ class ProcessHandler(Handler[ProcessInputs]):
             raise NotReady(error, program, {**self.described(inputs), "state": state}) from error
 
     def reload(self, inputs: ProcessInputs, account: Account) -> None:
-        """Tell the server that its files changed, and see that it still serves. Raises NotReady as `restart` does."""
+        """Tell the server that its files changed, and see that it still serves. Raises NotReady as `restart`
+        does.
+        """
         program = supervision.program_name(inputs.node, inputs.name)
         reload = inputs.reload or Reload()
         with self.recording(inputs, "unapplied"):
@@ -291,7 +296,9 @@ class ProcessHandler(Handler[ProcessInputs]):
                 supervision.Client(inputs.home).signal(program, reload.signal)
             else:
                 folder = process_folder(inputs)
-                problem = probes.run_command(reload.command, folder, inputs.environment, account)
+                problem = probes.run_command(
+                    reload.command, folder, inputs.environment, account, RELOAD_SECONDS
+                )
                 if problem:
                     raise ProviderError(f"{program} was not reloaded: {problem}", log_advice(inputs))
             pause(0.2)  # a server that dies of its new configuration does so within milliseconds
@@ -299,7 +306,9 @@ class ProcessHandler(Handler[ProcessInputs]):
 
     @staticmethod
     def launch(inputs: ProcessInputs, account: Account) -> None:
-        """Start a stopped program: end its orphan, see that its ports are free, start, wait until it is ready."""
+        """Start a stopped program: end its orphan, see that its ports are free, start, wait until it is
+        ready.
+        """
         program = supervision.program_name(inputs.node, inputs.name)
         left = orphan(inputs)
         if left:
@@ -341,7 +350,8 @@ def await_ready(inputs: ProcessInputs, account: Account) -> None:
             )
         if time.monotonic() >= limit:
             raise DeadlineExceeded(
-                f"{program} is not ready after {inputs.probe.timeout_s:g} s: {problem}{occupied(inputs)}{log_tail(inputs)}"
+                f"{program} is not ready after {inputs.probe.timeout_s:g} s:"
+                f" {problem}{occupied(inputs)}{log_tail(inputs)}"
             )
         pause(inputs.probe.interval_s)
 

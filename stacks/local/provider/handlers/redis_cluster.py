@@ -1,4 +1,6 @@
-"""RedisCluster: the cluster that running Redis nodes form. It changes no configuration and holds no data itself."""
+"""RedisCluster: the cluster that running Redis nodes form. It changes no configuration and holds no data
+itself.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ AGREE_SECONDS = 90.0
 
 
 class RedisNode(Inputs, frozen=True, kw_only=True):
-    """A node that runs already. `zone`: a replica goes to another zone than its master where that is possible."""
+    """A node that runs already. `zone`: a replica goes to another zone than its master where that is
+    possible.
+    """
 
     address: str
     port: int = 6379
@@ -33,7 +37,9 @@ class RedisClusterInputs(Inputs, frozen=True, kw_only=True):
 
 
 class RedisClusterHandler(Handler[RedisClusterInputs]):
-    """Outputs: state (ok, unreachable, or what is wrong). Who is master may change at any time, so it is no output."""
+    """Outputs: state (ok, unreachable, or what is wrong). Who is master may change at any time, so it is no
+    output.
+    """
 
     inputs_type = RedisClusterInputs
     outputs = ("state",)
@@ -142,7 +148,8 @@ def refuse_strangers(views: dict[Place, tuple[Node, ...]], places: list[Place]) 
         if strangers:
             host, port = strangers[0]
             raise ProviderError(
-                f"Redis at {place[0]}:{place[1]} belongs to a cluster with {host}:{port}, which is not in the spec",
+                f"Redis at {place[0]}:{place[1]} belongs to a cluster with {host}:{port},"
+                " which is not in the spec",
                 "Take that node out (CLUSTER FORGET on every node), or CLUSTER RESET the one that is to join",
             )
 

@@ -1,4 +1,6 @@
-"""Release: a copy of the code that servers run, under its digest, so that an edit of the checkout disturbs nobody."""
+"""Release: a copy of the code that servers run, under its digest, so that an edit of the checkout disturbs
+nobody.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class ReleaseInputs(Inputs, frozen=True, kw_only=True):
 
 
 class ReleaseHandler(Handler[ReleaseInputs]):
-    """Outputs: path (home/release/<name>/<digest>), previous (digest kept for a rollback, or ""), state (complete, damaged)."""
+    """Outputs: path (home/release/<name>/<digest>), previous (digest kept for a rollback, or ""), state
+    (complete, damaged).
+    """
 
     inputs_type = ReleaseInputs
     outputs = ("path", "previous", "state")
@@ -106,7 +110,8 @@ class ReleaseHandler(Handler[ReleaseInputs]):
                     f"the code in {', '.join(inputs.sources)} changed while it was copied",
                     "Run pulumi up again",
                 )
-            # Servers cannot write here, so Python's cache is made now. Checked by hash, not by time: copies are new.
+            # Servers cannot write here, so Python's cache is made now. Checked by hash, not by time: copies
+            # are new.
             compileall.compile_dir(
                 fresh,
                 quiet=2,
@@ -136,7 +141,9 @@ def parts(path: str) -> list[str]:
 
 
 def files(source: str) -> Iterator[str]:
-    """Relative paths of the files of `source`, sorted; caches are left out, and so are links (they lead elsewhere)."""
+    """Relative paths of the files of `source`, sorted; caches are left out, and so are links (they lead
+    elsewhere).
+    """
     for place, folders, names in os.walk(source):
         folders[:] = sorted(each for each in folders if each not in SKIPPED)
         for name in sorted(names):
@@ -146,10 +153,11 @@ def files(source: str) -> Iterator[str]:
 
 
 def digest(sources: Sequence[str]) -> str:
-    """SHA-256 (hexadecimal) over the names, contents and executable bits of all files of the folders `sources`.
+    """SHA-256 (hexadecimal) over the names, contents and executable bits of all files of the folders
+    `sources`.
 
-    The program calls this for the input `digest`, so that a preview shows whether the code changed. Folders enter by
-    their last name only; their order does not matter.
+    The program calls this for the input `digest`, so that a preview shows whether the code changed. Folders
+    enter by their last name only; their order does not matter.
     """
     total = hashlib.sha256()
     for source in sorted((each.rstrip("/") for each in sources), key=os.path.basename):

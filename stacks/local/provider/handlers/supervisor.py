@@ -11,6 +11,7 @@ from stacks.local.provider.errors import ProviderError
 from stacks.local.provider.handler import Handler, Inputs, Made, Problem
 from stacks.local.provider.homes import (
     MARKER,
+    PARTS,
     claim,
     folder,
     home_problem,
@@ -36,7 +37,8 @@ class SupervisorInputs(Inputs, frozen=True, kw_only=True):
 class SupervisorHandler(Handler[SupervisorInputs]):
     """Outputs: socket (path), state (running, missing).
 
-    A changed `python` is used from the next start on: restarting supervisord would stop every server for nothing.
+    A changed `python` is used from the next start on: restarting supervisord would stop every server for
+    nothing.
     """
 
     inputs_type = SupervisorInputs
@@ -72,7 +74,7 @@ class SupervisorHandler(Handler[SupervisorInputs]):
 
     def remove(self, resource_id: str, inputs: SupervisorInputs, state: Values) -> None:
         home = inputs.home
-        if not os.path.lexists(home):
+        if not any(os.path.lexists(f"{home}/{part}") for part in (MARKER, *PARTS)):
             return
         problem = home_problem(home)
         if problem or not is_ours(home):
@@ -92,7 +94,7 @@ class SupervisorHandler(Handler[SupervisorInputs]):
             raise ProviderError(
                 f"processes appeared below {home} while it was stopped: {names}", "Run it again"
             )
-        for part in ("nodes", "supervisor", "release", "pki"):
+        for part in PARTS:
             remove_tree(f"{home}/{part}")
         # What else the operator keeps there is theirs; a home with nothing but ours goes altogether.
         if set(os.listdir(home)) <= {MARKER}:
@@ -123,4 +125,7 @@ class SupervisorHandler(Handler[SupervisorInputs]):
             folder(f"{home}/{part}", operator(), 0o755)
         text = supervision.daemon_text(home, supervision.open_files_limit())
         write(f"{home}/supervisor/supervisord.conf", text, 0o640, account)
+        write(f"{home}/supervisor/rotate", supervision.rotation_text(home), 0o700, account)
         supervision.start(home, inputs.python, account)
+        # One that runs since before a change of this provider does not know the program yet.
+        supervision.Client(home).adopt(supervision.ROTATION)

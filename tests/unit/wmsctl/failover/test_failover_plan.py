@@ -30,7 +30,9 @@ class TestSwitchover:
 
     def test_prefers_less_lag_among_equal_priorities(self) -> None:
         even = [s.replica(name, priority=1) for name in s.REPLICAS]
-        decision = plan.switchover(s.healthy(*even[:2], replace(even[2], replay_lag=0), replace(even[0], replay_lag=9)))
+        decision = plan.switchover(
+            s.healthy(*even[:2], replace(even[2], replay_lag=0), replace(even[0], replay_lag=9))
+        )
         assert isinstance(decision, SwitchoverPlan)
         assert decision.candidate == "pg-4"
 
@@ -96,8 +98,14 @@ class TestSwitchover:
         assert isinstance(decision, Refusal)
         assert "not a synchronous standby" in decision.reason
 
+    def test_an_unfinished_rejoin_is_in_nobodys_way(self) -> None:
+        snapshot = s.healthy(unfinished=(Unfinished("x-1", "rejoin", "t"),))
+        assert isinstance(plan.switchover(snapshot), SwitchoverPlan)
+
     def test_lag_at_the_limit_is_allowed(self) -> None:
-        assert isinstance(plan.switchover(s.healthy(s.replica(replay_lag=plan.LAG_LIMIT)), "pg-2"), SwitchoverPlan)
+        assert isinstance(
+            plan.switchover(s.healthy(s.replica(replay_lag=plan.LAG_LIMIT)), "pg-2"), SwitchoverPlan
+        )
 
     def test_refuses_an_unknown_name_and_lists_the_known(self) -> None:
         decision = plan.switchover(s.healthy(), "pg-9")
@@ -118,7 +126,9 @@ class TestQuorum:
                 for reachable in subsets(voters):
                     safe = all(c & reachable for c in confirmed)
                     said = plan.uncertainty(
-                        SyncView("pg-1", frozenset(voters), n - k), "pg-1", [s.replica(name) for name in reachable]
+                        SyncView("pg-1", frozenset(voters), n - k),
+                        "pg-1",
+                        [s.replica(name) for name in reachable],
                     )
                     assert (said == "") is safe, (n, k, sorted(reachable), said)
                     checked += 1
@@ -157,7 +167,9 @@ class TestQuorum:
         assert not plan.uncertainty(SyncView("pg-1", frozenset(), 0), "", [s.replica("pg-1")])
 
     def test_the_state_of_another_leader_proves_nothing(self) -> None:
-        doubt = plan.uncertainty(SyncView("pg-2", frozenset(s.REPLICAS), 1), "pg-1", [s.replica(n) for n in s.REPLICAS])
+        doubt = plan.uncertainty(
+            SyncView("pg-2", frozenset(s.REPLICAS), 1), "pg-1", [s.replica(n) for n in s.REPLICAS]
+        )
         assert "of pg-2" in doubt
 
     def test_without_synchronous_mode_nothing_is_certain(self) -> None:
@@ -204,7 +216,9 @@ class TestPromote:
         assert "failover_priority" in lower.reason
 
     def test_a_member_on_an_older_timeline_neither_votes_nor_runs(self) -> None:
-        old = [s.replica(name, timeline=4, received=s.LSN + 10**6, streaming=False) for name in ("pg-2", "pg-3")]
+        old = [
+            s.replica(name, timeline=4, received=s.LSN + 10**6, streaming=False) for name in ("pg-2", "pg-3")
+        ]
         decision = plan.promote(s.lost(*old))
         assert isinstance(decision, Refusal)
         assert "could be lost" in decision.reason
@@ -214,7 +228,9 @@ class TestPromote:
         assert isinstance(plan.promote(s.lost(*tagged)), Refusal)
 
     def test_data_loss_is_accepted_only_by_its_own_flag_and_named(self) -> None:
-        behind = s.replica("pg-3", received=s.LSN - 4096, replayed=s.LSN - 4096, streaming=False, heartbeat_age=7.0)
+        behind = s.replica(
+            "pg-3", received=s.LSN - 4096, replayed=s.LSN - 4096, streaming=False, heartbeat_age=7.0
+        )
         decision = plan.promote(s.lost(behind, reachable=("pg-3",)), allow_data_loss=True)
         assert isinstance(decision, PromotePlan)
         assert decision.manual and decision.loss == plan.Loss(4096, 7.0)
@@ -247,6 +263,12 @@ class TestPromote:
     )
     def test_is_content_when_patroni_was_faster(self, snapshot: Snapshot) -> None:
         assert isinstance(plan.promote(snapshot), AlreadySo)
+
+    def test_an_unfinished_operation_does_not_stand_in_the_way_of_an_emergency(self) -> None:
+        unfinished = (Unfinished("x-1", "switchover", "t"),)
+        assert isinstance(plan.promote(s.lost(unfinished=unfinished), fence=True), PromotePlan)
+        healthy = plan.promote(s.healthy(unfinished=unfinished))
+        assert isinstance(healthy, Refusal) and "resume" in healthy.hint
 
     def test_an_old_promotion_is_not_the_answer_to_this_incident(self) -> None:
         assert isinstance(plan.promote(s.healthy(last_promotion_age=plan.RECENT_S + 1)), Refusal)
