@@ -47,7 +47,10 @@ def shorten(stop_poll_s: float) -> None:
     import patroni.ha
     import patroni.postgresql
 
-    if not hasattr(patroni.postgresql, "STOP_POLLING_INTERVAL") or getattr(patroni.ha, "time", None) is not time:
+    if (
+        not hasattr(patroni.postgresql, "STOP_POLLING_INTERVAL")
+        or getattr(patroni.ha, "time", None) is not time
+    ):
         raise RuntimeError("this version of Patroni keeps its waits elsewhere; see agent/waits.py")
     patroni.postgresql.STOP_POLLING_INTERVAL = stop_poll_s
     patroni.ha.time = Clock()

@@ -34,8 +34,12 @@ HEALTHY_S = 90
 def main(arguments: list[str]) -> int:
     """Run it; returns 0 when the objectives of row R2 were met and the platform is healthy again."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--rate", type=int, default=300, help="writes per second of the ledger (default: 300)")
-    parser.add_argument("--no-fence", action="store_true", help="do not fence: wait until the lease runs out (20 s)")
+    parser.add_argument(
+        "--rate", type=int, default=300, help="writes per second of the ledger (default: 300)"
+    )
+    parser.add_argument(
+        "--no-fence", action="store_true", help="do not fence: wait until the lease runs out (20 s)"
+    )
     options = parser.parse_args(arguments)
     if (code := lifecycle.run(["up"])) != 0:
         return code
@@ -51,11 +55,20 @@ def main(arguments: list[str]) -> int:
     events: list[Event] = []
     load_s = BEFORE_S + AFTER_S + (25 if options.no_fence else 0)
     primary = leader(inventory, secrets)
-    title(f"Load: {options.rate} ledger writes/s and 4 API clients for {load_s} s; after {BEFORE_S} s the node {primary} dies")
-    ledger = LedgerRun(
-        inventory, secrets, Options(rate=options.rate, seconds=load_s + 5), Path(tempfile.mkdtemp()) / "ledger.jsonl"
+    title(
+        f"Load: {options.rate} ledger writes/s and 4 API clients for {load_s} s; "
+        f"after {BEFORE_S} s the node {primary} dies"
     )
-    with ledger, Shop([f"https://{e.address}:{e.port}" for e in inventory.web.edges], inventory.ca, key) as shop:
+    ledger = LedgerRun(
+        inventory,
+        secrets,
+        Options(rate=options.rate, seconds=load_s + 5),
+        Path(tempfile.mkdtemp()) / "ledger.jsonl",
+    )
+    with (
+        ledger,
+        Shop([f"https://{e.address}:{e.port}" for e in inventory.web.edges], inventory.ca, key) as shop,
+    ):
         time.sleep(BEFORE_S)
         wall, fault_at = time.time(), time.monotonic()
         events.append(Event(wall, f"{primary} killed"))
@@ -92,7 +105,12 @@ def wait_healthy() -> bool:
     """Wait until the verdict is healthy, then show the status; False when it is not by the deadline."""
     deadline = time.monotonic() + HEALTHY_S
     while time.monotonic() < deadline:
-        quiet = subprocess.run([WMSCTL, "--context", CONTEXT, "status", "-o", "json"], capture_output=True, check=False, timeout=60)
+        quiet = subprocess.run(
+            [WMSCTL, "--context", CONTEXT, "status", "-o", "json"],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
         if quiet.returncode == 0:
             break
         time.sleep(1)
@@ -117,7 +135,11 @@ def seed(inventory: contract.Inventory, secrets: Secrets, keys: Path) -> str:
         "WMS_OWNER_PASSWORD": secrets.get("postgres/owner").reveal(),
     }
     subprocess.run(
-        [sys.executable, "-m", "wms.seed", "--keys-out", str(keys)], check=True, timeout=120, env=environment, cwd=ROOT
+        [sys.executable, "-m", "wms.seed", "--keys-out", str(keys)],
+        check=True,
+        timeout=120,
+        env=environment,
+        cwd=ROOT,
     )
     key: str = json.loads(keys.read_text())[0]["api_key"]
     return key

@@ -30,9 +30,13 @@ class Objectives:
 
 
 def timeline(
-    outcomes: Sequence[Outcome], answers: Sequence[Answer], events: Sequence[Event], fault_at: float, span: tuple[int, int]
+    outcomes: Sequence[Outcome],
+    answers: Sequence[Answer],
+    events: Sequence[Event],
+    fault_at: float,
+    span: tuple[int, int],
 ) -> list[str]:
-    """One line per second from `span[0]` to `span[1]` seconds around `fault_at`: commits, trouble, and what happened."""
+    """One line per second, `span[0]` to `span[1]` around `fault_at`: commits, trouble, and what happened."""
     commits: Counter[int] = Counter()
     trouble: Counter[int] = Counter()
     for outcome in outcomes:
@@ -50,7 +54,8 @@ def timeline(
         bar = "█" * round(BAR * commits[second] / most)
         text = "; ".join(notes.get(second, []))
         lines.append(
-            f"{second:+5d}s  {commits[second]:5d} {bar:{BAR}} {trouble[second]:6d} {good[second]:8d} {bad[second]:10d}  {text}".rstrip()
+            f"{second:+5d}s  {commits[second]:5d} {bar:{BAR}} {trouble[second]:6d}"
+            f" {good[second]:8d} {bad[second]:10d}  {text}".rstrip()
         )
     return lines
 
@@ -71,9 +76,11 @@ def verdict(account: Account, answers: Iterable[Answer], objectives: Objectives)
     lines = [
         f"RTO  {_seconds(rto):>10}   objective {objectives.rto_s:g} s (R2)   {_met(rto_met)}",
         f"RPO  {_rpo(lost):>10}   objective {objectives.rpo_s:g} s (R2)   {_met(rpo_met)}",
-        f"write gap {_seconds(account.gap.seconds if account.gap else None)}: the longest time without a commit of any client",
+        f"write gap {_seconds(account.gap.seconds if account.gap else None)}: "
+        "the longest time without a commit of any client",
         f"ledger: {account.acknowledged} commits acknowledged, {lost if lost is not None else 'unknown'} of them lost, "
-        f"{account.failed} refused, {account.unknown} without an answer ({account.unknown_present or 0} of those are there)",
+        f"{account.failed} refused, {account.unknown} without an answer "
+        f"({account.unknown_present or 0} of those are there)",
         "API through the edge: "
         + ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(statuses.items()))
         + f"; slowest answer {slowest:.2f} s",

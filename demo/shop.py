@@ -47,14 +47,21 @@ class Shop:
 
     def __init__(self, urls: Sequence[str], ca: str, key: str, clients: int = 4) -> None:
         self._pool = urllib3.PoolManager(
-            ca_certs=ca, cert_reqs="CERT_REQUIRED", retries=False, timeout=TIMEOUT_S, maxsize=clients, num_pools=len(urls)
+            ca_certs=ca,
+            cert_reqs="CERT_REQUIRED",
+            retries=False,
+            timeout=TIMEOUT_S,
+            maxsize=clients,
+            num_pools=len(urls),
         )
         self._urls, self._key = tuple(urls), key
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._answers: list[Answer] = []
         stock = self.some_stock()
-        self._threads = [threading.Thread(target=self._work, daemon=True, args=(index, stock)) for index in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, args=(index, stock)) for index in range(clients)
+        ]
 
     def __enter__(self) -> Shop:
         for thread in self._threads:
@@ -106,7 +113,9 @@ class Shop:
         headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json"}
         if body is not None:
             headers |= {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
-        return self._pool.request(method, url, headers=headers, body=None if body is None else json.dumps(body))
+        return self._pool.request(
+            method, url, headers=headers, body=None if body is None else json.dumps(body)
+        )
 
 
 def receipt(stock: Stock) -> dict[str, object]:

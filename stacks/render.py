@@ -103,7 +103,7 @@ def _jinja() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        autoescape=False,
     )
     environment.globals["secret"] = secret
     environment.globals["secret_sha256"] = secret_sha256

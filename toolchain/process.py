@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from toolchain import store
 from toolchain.errors import ToolchainError
 
 HEARTBEAT = 15.0
@@ -70,6 +71,7 @@ def run(
                 cwd=cwd,
                 env=None if environment is None else dict(environment),
                 start_new_session=True,
+                pass_fds=tuple(store.held),
             )
         except OSError as error:
             raise ToolchainError(f"{what}: cannot start {command[0]}: {error.strerror}") from error

@@ -14,6 +14,9 @@ from pathlib import Path
 from toolchain.errors import ToolchainError
 
 LOCK = "lock"
+held: set[int] = set()
+"""Descriptors of the locks that this process holds. Long jobs inherit them (see process.run): when we are killed, the
+lock lasts until the orphaned pip or go is done too, and the next run does not work beside it."""
 PARTIAL = ".partial-"
 """Prefix of folders under construction; whoever holds the lock may remove any that it finds."""
 
@@ -22,7 +25,7 @@ PARTIAL = ".partial-"
 def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
     """Hold the cache's lock, waiting up to `timeout` seconds for another run.
 
-    The kernel drops the lock with its holder, so a killed run leaves none behind. Raises ToolchainError when
+    The kernel drops the lock with its last holder, so a killed run leaves none behind. Raises ToolchainError when
     the folder cannot be written or the other run takes too long.
     """
     try:
@@ -42,8 +45,8 @@ def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 if time.monotonic() > until:
                     raise ToolchainError(
-                        f"{cache / LOCK}: held by process {holder} for over {timeout:.0f} s; "
-                        "wait for it or end it"
+                        f"{cache / LOCK}: held by process {holder}, or a job that it started, for "
+                        f"over {timeout:.0f} s; wait for it or end it (fuser -v {cache / LOCK})"
                     ) from None
                 if not told:
                     print(
@@ -54,8 +57,10 @@ def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
                 time.sleep(0.2)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        held.add(descriptor)
         yield
     finally:
+        held.discard(descriptor)
         os.close(descriptor)
 
 

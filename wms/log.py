@@ -89,8 +89,7 @@ class _JsonHandler(logging.Handler):
 
 
 class _Thinner(logging.Filter):
-    """Lets the same kind of message through once in a while: a pool says for each connection that it broke.
-    """
+    """Lets the same kind of message through once in a while: a pool tells of each broken connection."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class Metrics:
         )
         self.database_errors = Counter(
             "wms_database_errors_total",
-            "Attempts that failed: connection lost, none free in the pool, a transient refusal, or out of time.",
+            "Failed attempts: connection lost, none free in the pool, a transient refusal, out of time.",
             ("pool", "reason"),
             registry=self.registry,
         )

@@ -31,11 +31,17 @@ from wms.store.keys import hash_of
 HISTORY_DAYS = 45
 """Opening receipts are spread over so many days before now."""
 
-_THINGS = ("Parafuso", "Rolamento", "Correia", "Filtro de óleo", "Pastilha de freio", "Lâmpada", "Cabo elétrico",
-           "Disjuntor", "Tinta acrílica", "Luva de proteção", "Caixa de papelão", "Fita adesiva", "Mangueira",
-           "Válvula", "Sensor de pressão", "Chave de fenda", "Furadeira", "Bateria", "Pneu", "Amortecedor")  # fmt: skip
-_QUALITIES = ("aço inox", "reforçado", "compacto", "industrial", "leve", "alta pressão", "automotivo", "econômico",
-              "profissional", "resistente à água")  # fmt: skip
+# fmt: off
+_THINGS = (
+    "Parafuso", "Rolamento", "Correia", "Filtro de óleo", "Pastilha de freio", "Lâmpada", "Cabo elétrico",
+    "Disjuntor", "Tinta acrílica", "Luva de proteção", "Caixa de papelão", "Fita adesiva", "Mangueira",
+    "Válvula", "Sensor de pressão", "Chave de fenda", "Furadeira", "Bateria", "Pneu", "Amortecedor",
+)
+_QUALITIES = (
+    "aço inox", "reforçado", "compacto", "industrial", "leve", "alta pressão", "automotivo", "econômico",
+    "profissional", "resistente à água",
+)
+# fmt: on
 _CITIES = (
     "São Paulo",
     "Recife",
@@ -120,8 +126,7 @@ def skus(size: Size, tenant: int) -> Iterator[tuple[str, str]]:
 
 
 def location(number: int) -> tuple[str, str, int, int]:
-    """(code, aisle, level, position) of the location number 0, 1, …: 50 positions of 4 levels make an aisle.
-    """
+    """(code, aisle, level, position) of location 0, 1, …: 50 positions of 4 levels make an aisle."""
     aisle, rest = divmod(number, 200)
     level, position = divmod(rest, 50)
     letters = chr(ord("A") + aisle % 26) + (str(aisle // 26) if aisle >= 26 else "")

@@ -2,13 +2,13 @@
 
 Name (default; allowed) and meaning:
 
-    WMS_INSTANCE            ($WMS_NODE, else the host name)  name of this process in logs, metrics and readiness
+    WMS_INSTANCE            ($WMS_NODE, else the host name) this process in logs, metrics and readiness
     WMS_ZONE                (default)               zone it runs in
     WMS_BIND_ADDRESS        (127.0.0.1)             address of its port
     WMS_BIND_PORT           (8000; 1-65535)         its port
     WMS_TLS_CERT            ()                      certificate chain of its port, PEM; without it: plain HTTP
     WMS_TLS_KEY             ()                      its key, PEM; both or neither
-    WMS_DB_HOSTS            (127.0.0.1:6432)        poolers, host[:port], comma-separated, tried in random order
+    WMS_DB_HOSTS            (127.0.0.1:6432)        poolers, host[:port],…, tried in random order
     WMS_DB_WRITE_NAME       (wms)                   database name for writes
     WMS_DB_READ_NAME        (wms_read)              database name for reads
     WMS_DB_USER             (wms_app)               role of the service
@@ -26,7 +26,7 @@ Name (default; allowed) and meaning:
     WMS_MAX_BODY_BYTES      (65536; 1024-1048576)
     WMS_API_KEY_TTL_S       (30; 0-300)             how long a looked-up API key is believed
     WMS_PROBE_INTERVAL_MS   (1000; 100-60000)       how often the database is asked whether it is there
-    WMS_DRAIN_MS            (3000; 0-60000)         from SIGTERM (readiness 503) until no connection is accepted
+    WMS_DRAIN_MS            (3000; 0-60000)         from SIGTERM (readiness 503) until nothing is accepted
     WMS_SHUTDOWN_MS         (10000; 100-120000)     then, at most, until the last answer and the exit
     WMS_ACCESS_LOG          (all; all, errors, off)
     WMS_LOG_LEVEL           (info; debug, info, warning, error)
@@ -36,7 +36,7 @@ WMS_DB_WRITE_NAME, WMS_DB_SSLMODE, WMS_DB_CA and WMS_DB_CONNECT_TIMEOUT_S, and:
 
     WMS_OWNER_USER          (wms_owner)             role that owns the schema
     WMS_OWNER_PASSWORD      (required)
-    WMS_MIGRATE_LOCK_MS     (3000; 100-600000)      longest wait for a lock, so that a migration never queues traffic
+    WMS_MIGRATE_LOCK_MS     (3000; 100-600000)      longest wait for a lock: migrations must not queue others
 """
 
 from __future__ import annotations

@@ -15,7 +15,13 @@ def processes(platform: Platform, site: Site) -> list[Process]:
         Process(
             node=node.name,
             name="haproxy",
-            command=("/usr/sbin/haproxy", "-W", "-db", "-f", f"{site.folder(node.name, 'haproxy')}/haproxy.cfg"),
+            command=(
+                "/usr/sbin/haproxy",
+                "-W",
+                "-db",
+                "-f",
+                f"{site.folder(node.name, 'haproxy')}/haproxy.cfg",
+            ),
             files={
                 "haproxy.cfg": template(
                     "haproxy.cfg.j2",

@@ -16,11 +16,15 @@ from stacks.spec import Platform
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
 
-def store_users(platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> resources.EtcdAuth:
+def store_users(
+    platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]
+) -> resources.EtcdAuth:
     """Root and Patroni's user in etcd; from here on nobody reads or writes it without a password."""
     return resources.EtcdAuth(
         "etcd-auth",
-        endpoints=[f"https://{m.address}:{platform.etcd.client_port}" for m in topology.of_role(platform, "etcd")],
+        endpoints=[
+            f"https://{m.address}:{platform.etcd.client_port}" for m in topology.of_role(platform, "etcd")
+        ],
         ca=site.ca,
         root_password=vault.value("etcd/root"),
         user="patroni",
@@ -36,7 +40,9 @@ def shared_configuration(
     """The configuration all PostgreSQL members share."""
     return resources.PatroniConfig(
         "patroni-config",
-        urls=[f"https://{m.address}:{platform.patroni.api_port}" for m in topology.of_role(platform, "postgres")],
+        urls=[
+            f"https://{m.address}:{platform.patroni.api_port}" for m in topology.of_role(platform, "postgres")
+        ],
         ca=site.ca,
         user="patroni",
         password=vault.value("patroni/rest"),
@@ -51,7 +57,9 @@ def cache_cluster(
     """The cluster that the running Redis nodes form."""
     return resources.RedisCluster(
         "redis-cluster",
-        nodes=[{"address": n.address, "port": platform.redis.port} for n in topology.of_role(platform, "redis")],
+        nodes=[
+            {"address": n.address, "port": platform.redis.port} for n in topology.of_role(platform, "redis")
+        ],
         replicas=platform.redis.replicas_per_master,
         user=redis.ADMIN,
         password=vault.value("redis/admin"),
@@ -60,7 +68,9 @@ def cache_cluster(
     )
 
 
-def backup_bucket(platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> resources.Bucket:
+def backup_bucket(
+    platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]
+) -> resources.Bucket:
     """Where backups go."""
     (store,) = topology.of_role(platform, "storage")
     return resources.Bucket(
@@ -114,7 +124,11 @@ class Database:
             self._role("exporter", "postgres/exporter", needs, member_of=["pg_monitor"]),
         ]
         self.database = resources.Database(
-            name, connection=self._connection("postgres"), name=name, owner="wms_owner", opts=_after(self.roles)
+            name,
+            connection=self._connection("postgres"),
+            name=name,
+            owner="wms_owner",
+            opts=_after(self.roles),
         )
         self.ready: list[pulumi.Resource] = [
             resources.DatabaseExtension(

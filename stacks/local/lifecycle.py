@@ -46,9 +46,14 @@ def up(stack_name: str, overrides: dict[str, object] | None = None) -> Path:
         _unlock(stack, stack_name)
         started = time.monotonic()
         # Refresh: a process that died or a file that was edited since is found and repaired.
-        result = stack.up(refresh=True, on_event=Progress(sys.stderr).event, suppress_outputs=True, show_secrets=False)
+        result = stack.up(
+            refresh=True, on_event=Progress(sys.stderr).event, suppress_outputs=True, show_secrets=False
+        )
         changes = {str(kind): count for kind, count in (result.summary.resource_changes or {}).items()}
-        _say(f"up in {time.monotonic() - started:.1f} s: " + ", ".join(f"{n} {kind}" for kind, n in sorted(changes.items())))
+        _say(
+            f"up in {time.monotonic() - started:.1f} s: "
+            + ", ".join(f"{n} {kind}" for kind, n in sorted(changes.items()))
+        )
     return inventory_path(stack_name)
 
 
@@ -142,7 +147,9 @@ def _unlock(stack: automation.Stack, stack_name: str) -> None:
         holder = json.loads(lock.read_text() or "{}")
         pid = int(holder.get("pid", 0))
         if pid and Path(f"/proc/{pid}").exists():
-            raise LifecycleError(f"a plain pulumi run (pid {pid}) works on stack {stack_name!r}; wait for it, or end it")
+            raise LifecycleError(
+                f"a plain pulumi run (pid {pid}) works on stack {stack_name!r}; wait for it, or end it"
+            )
         _say(f"removing the lock of a pulumi run that was killed (pid {pid})")
         lock.unlink(missing_ok=True)
 
@@ -172,14 +179,19 @@ def run(arguments: list[str]) -> int:
         return 1
     except automation.CommandError:
         # What failed has been shown as it happened; the rest of Pulumi's text repeats it.
-        print("error: pulumi failed, for the reason above; run this again to go on from there", file=sys.stderr)
+        print(
+            "error: pulumi failed, for the reason above; run this again to go on from there", file=sys.stderr
+        )
         return 1
     return 0
 
 
 def _confirmed(stack_name: str) -> bool:
     if not sys.stdin.isatty():
-        print("error: this deletes all data of the stack; on a terminal it asks, elsewhere give --yes", file=sys.stderr)
+        print(
+            "error: this deletes all data of the stack; on a terminal it asks, elsewhere give --yes",
+            file=sys.stderr,
+        )
         return False
     answer = input(f"Delete stack {stack_name!r} with all its data? Type its name to confirm: ")
     return answer.strip() == stack_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pulumi
 
-from stacks import render
+from stacks import render, topology
 from stacks.local import resources
 from stacks.local.vault import Vault
 from stacks.render import Process, Site
@@ -33,14 +33,12 @@ class NodeComponent(pulumi.ComponentResource):
             ca_cert_pem=authority.cert_pem,
             ca_key_pem=authority.key_pem,
             common_name=node.name,
-            # The role is the name by which a balancer knows all its servers; localhost is for clients that insist on a
-            # DNS name and are told the address separately.
-            sans=[node.name, node.role, "localhost", node.address],
+            sans=list(topology.names(node)),
             days=platform.pki.certificate_days,
             renew_before_days=platform.pki.renew_before_days,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        pem = pulumi.Output.secret(pulumi.Output.concat(certificate.cert_pem, certificate.key_pem))
+        pem: pulumi.Output[str] = pulumi.Output.secret(pulumi.Output.concat(certificate.cert_pem, certificate.key_pem))
         self._tls = self._file("tls/node.pem", pem, mode="0600")
         self._tls_fingerprint = pulumi.Output.all(certificate.cert_pem, authority.bundle_pem).apply(
             lambda pems: render.fingerprint("".join(pems))
@@ -51,12 +49,15 @@ class NodeComponent(pulumi.ComponentResource):
         """Declare the files of `process` and the process itself, after `needs`."""
         vault, folder = self._vault, process.name
         files = [
-            self._file(f"{folder}/{name}", vault.reveal(text), mode="0600" if render.secrets_in(text) else "0640")
+            self._file(
+                f"{folder}/{name}", vault.reveal(text), mode="0600" if render.secrets_in(text) else "0640"
+            )
             for name, text in process.files.items()
         ]
         applies = process.restart_only
         restart: dict[str, pulumi.Input[str]] = {
-            name: vault.fingerprint(applies(name, text) if applies else text) for name, text in process.files.items()
+            name: vault.fingerprint(applies(name, text) if applies else text)
+            for name, text in process.files.items()
         }
         reload: dict[str, pulumi.Input[str]] = {}
         if process.reload_signal or process.reload_command:
@@ -77,7 +78,9 @@ class NodeComponent(pulumi.ComponentResource):
             stop_seconds=process.stop_s,
             probe=_probe(process, self._site.ca),
             rollout=self._rollout(process),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*self._needs, self._tls, *files, *(needs or [])]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[*self._needs, self._tls, *files, *(needs or [])]
+            ),
         )
         self.processes[process.name] = resource
         return resource

@@ -32,7 +32,13 @@ def main() -> None:
     below = pulumi.ResourceOptions(depends_on=[supervisor])
     releases = [
         resources.Release(
-            f"release/{name}", home=home, user=user, name=name, sources=[source], digest=resources.digest([source]), opts=below
+            f"release/{name}",
+            home=home,
+            user=user,
+            name=name,
+            sources=[source],
+            digest=resources.digest([source]),
+            opts=below,
         )
         for name, source in SOURCES.items()
     ]
@@ -50,7 +56,9 @@ def main() -> None:
     )
 
     nodes = {
-        node.name: NodeComponent(node, platform, site, user, vault, authority, [supervisor, *releases, bundle])
+        node.name: NodeComponent(
+            node, platform, site, user, vault, authority, [supervisor, *releases, bundle]
+        )
         for node in topology.nodes(platform)
     }
     processes = engines.processes(platform, site)
@@ -73,9 +81,17 @@ def main() -> None:
 
     secrets_path = f"{home}/secrets.json"
     document = contract.encode(inventory.inventory(platform, site, secrets_path))
-    operator = {"home": home, "user": user, "owner": "operator", "mode": "0600", "opts": below}
-    resources.File("inventory.json", path=f"{home}/inventory.json", content=document, **operator)
-    resources.File("secrets.json", path=secrets_path, content=vault.document(), **operator)
+    for name, content in (("inventory.json", document), ("secrets.json", vault.document())):
+        resources.File(
+            name,
+            home=home,
+            user=user,
+            path=f"{home}/{name}",
+            content=content,
+            owner="operator",
+            mode="0600",
+            opts=below,
+        )
     pulumi.export("inventory", document)
     pulumi.export("processes", len(processes))
 
@@ -106,4 +122,3 @@ def _machine() -> tuple[str, str, str]:
         raise RuntimeError(f'{", ".join(missing)} not set; prepare the shell first: eval "$(make -s env)"')
     user = os.environ.get("WMS_USER", "wms-platform") if os.geteuid() == 0 else ""
     return f"{os.environ['WMS_HOME']}/{pulumi.get_stack()}", user, os.environ["WMS_PYTHON"]
-

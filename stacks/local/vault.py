@@ -39,4 +39,6 @@ class Vault:
     def document(self) -> pulumi.Output[str]:
         """Every secret handed out so far as a JSON object, for the operator's 0600 file."""
         values = pulumi.Output.all(**{name: self.value(name) for name in sorted(self._passwords)})
-        return pulumi.Output.secret(values.apply(lambda found: json.dumps(found, indent=2, sort_keys=True) + "\n"))
+        return pulumi.Output.secret(
+            values.apply(lambda found: json.dumps(found, indent=2, sort_keys=True) + "\n")
+        )

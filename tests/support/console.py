@@ -62,10 +62,13 @@ class FakeConsole:
         self._sessions.clear()
 
     def close(self) -> None:
+        if not self._accepting:
+            return
         self._accepting = False
         # A blocked accept() is woken by a connection, not by close().
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 1).close()
+        self._thread.join(5)
         self._listener.close()
         self.cut()
 
@@ -96,7 +99,7 @@ class FakeConsole:
     def _answer(self, sql: str) -> bytes:
         verb, _, argument = sql.partition(" ")
         if verb == "SHOW" and argument == "DATABASES":
-            rows = [(name, "h", "1", "5", "0", str(int(paused)), "0") for name, paused in self.paused.items()]
+            rows: list[tuple[str, ...]] = [(name, "h", "1", "5", "0", str(int(paused)), "0") for name, paused in self.paused.items()]
             return _table(DATABASE_COLUMNS, rows)
         if verb == "SHOW" and argument == "SERVERS":
             rows = [("active", name, "99") for name in sorted(self.busy)]

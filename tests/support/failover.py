@@ -63,6 +63,8 @@ class FakePlatform:
     key_unchanged: bool = True
     streams: bool = True
     member_state: str = "streaming"
+    cured_by: str = "reinitialize"
+    """What makes a member that does not start run again: reinitialize or power-on."""
     leaderless_looks: int = 0
     """How often `lead` says None before it tells."""
     busy: list[str] = field(default_factory=list)
@@ -177,6 +179,7 @@ class FakePlatform:
 
     def power_on(self, node: str, deadline: Deadline) -> tuple[str, ...]:
         self.did(f"power-on {node}")
+        self._cure("power-on")
         return (f"{node}.patroni",)
 
     def member(self, node: str) -> MemberStatus | None:
@@ -184,11 +187,15 @@ class FakePlatform:
 
     def reinitialize(self, node: str) -> Answer:
         self.did(f"reinitialize {node}")
-        self.member_state, self.streams = "streaming", True
+        self._cure("reinitialize")
         return Answer(True, 200, "reinitialize started")
 
+    def _cure(self, means: str) -> None:
+        if self.cured_by == means:
+            self.member_state, self.streams = "streaming", True
+
     def streaming(self, leader: str) -> frozenset[str]:
-        return frozenset(snapshots.REPLICAS + ("pg-1",)) - {leader} if self.streams else frozenset()
+        return frozenset((*snapshots.REPLICAS, "pg-1")) - {leader} if self.streams else frozenset()
 
     def history(self) -> tuple[HistoryEntry, ...]:
         return ()

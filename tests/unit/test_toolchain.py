@@ -411,6 +411,34 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path, capsys: pytest.Capture
         pass
 
 
+def test_the_lock_lasts_until_the_jobs_of_a_killed_run_are_done(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from toolchain import process, store\n"
+        "folder = Path(sys.argv[1])\n"
+        "with store.locked(folder):\n"
+        "    job = ['sh', '-c', 'echo > started; sleep 60']\n"
+        "    process.run(job, what='job', log=folder / 'log', seconds=1, deadline=60, cwd=folder)"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    try:
+        until = time.monotonic() + 10
+        while not (tmp_path / "started").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert (tmp_path / "started").exists()
+        runner.kill()
+        runner.wait(5)
+        with (
+            pytest.raises(ToolchainError, match=f"held by process {runner.pid}"),
+            store.locked(tmp_path, 0.3),
+        ):
+            pytest.fail("the lock was given away under a running job")
+    finally:
+        runner.kill()
+        processes.end(processes.under(tmp_path))
+    with store.locked(tmp_path, timeout=5):
+        pass
+
+
 # -- apt --
 
 

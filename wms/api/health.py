@@ -73,8 +73,8 @@ OPERATIONS = (
         name="getReadiness",
         summary="Does the process want traffic?",
         description=(
-            "A database that is away makes it degraded, with status 200: every process would fail together, and "
-            "restarting them would help none. Only draining answers 503."
+            "A database that is away makes it degraded, with status 200: every process would fail together, "
+            "and restarting them would help none. Only draining answers 503."
         ),
         handler=ready,
         params=Nothing,

@@ -199,9 +199,9 @@ OPERATIONS = (
         name="postMovement",
         summary="Receive, issue, adjust or transfer stock",
         description=(
-            "One transaction: the balances and one row of the ledger, or nothing. A balance never goes below zero. "
-            "Sent again with the same Idempotency-Key within 24 hours, the first answer is given again and nothing "
-            "moves twice; a refused movement does not use its key up."
+            "One transaction: the balances and one row of the ledger, or nothing. A balance never goes below "
+            "zero. Sent again with the same Idempotency-Key within 24 hours, the first answer is given again "
+            "and nothing moves twice; a refused movement does not use its key up."
         ),
         handler=post,
         params=Nothing,

@@ -18,7 +18,7 @@ MAX_QUANTITY = 1_000_000
 
 
 class InvalidMovement(ValueError):
-    """A movement that no stock level could make right; `field` is the wrong one, `allowed` what it may be."""
+    """A movement that no stock could make right; `field` is the wrong one, `allowed` what it may be."""
 
     def __init__(self, field: str, allowed: str) -> None:
         super().__init__(f"{field}: allowed: {allowed}")
@@ -38,8 +38,7 @@ class InsufficientStock(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """One change of stock of one SKU in one warehouse; locations and SKU by their codes, quantity in units.
-    """
+    """A change of stock of one SKU in one warehouse; SKU and locations by code, quantity in units."""
 
     kind: Kind
     warehouse_id: int

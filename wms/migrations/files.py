@@ -64,7 +64,8 @@ def pending(files: Sequence[Migration], applied: Mapping[int, str]) -> tuple[Mig
         if found is not None and found != migration.checksum:
             raise MigrationError(
                 f"{migration.number:04d}_{migration.name}.sql has changed since it was applied "
-                f"(applied {found[:12]}, file {migration.checksum[:12]}): restore it and write a new migration instead"
+                f"(applied {found[:12]}, file {migration.checksum[:12]}): "
+                "restore it and write a new migration instead"
             )
     todo = tuple(migration for migration in files if migration.number not in applied)
     if todo and applied and todo[0].number < max(applied):

@@ -85,8 +85,8 @@ def up(
                 )
         except psycopg.errors.LockNotAvailable as error:
             raise MigrationError(
-                f"a lock was not free within {lock_timeout_ms} ms (another runner, or a long transaction on the same "
-                "table): nothing of this migration was applied; run it again"
+                f"a lock was not free within {lock_timeout_ms} ms (another runner, or a long transaction "
+                "on the same table): nothing of this migration was applied; run it again"
             ) from error
         except psycopg.Error as error:
             raise MigrationError(f"rolled back: {_first_lines(error)}") from error

@@ -99,6 +99,7 @@ class RejoinPlan:
     timeline: int
     power_on: bool
     rebuild: bool
+    power_control: bool
     steps: tuple[str, ...]
 
 
@@ -209,14 +210,14 @@ def promote(
     racers = [m for m in able if m.timeline == newest]
     if not racers:
         return Refusal(
-            "no reachable member can be promoted", "bring one back: wmsctl status, wmsctl node on NODE"
+            "no reachable member can be promoted", "bring one back: wmsctl status, wmsctl node power-on NODE"
         )
     best = max(racers, key=lambda m: (m.position, m.priority, m.name))
     doubt = uncertainty(sync, dead, racers)
     if doubt and not allow_data_loss:
         return Refusal(
             f"an acknowledged commit could be lost: {doubt}",
-            "bring one of the missing members back (wmsctl node on NODE); or accept the loss:"
+            "bring one of the missing members back (wmsctl node power-on NODE); or accept the loss:"
             " --allow-data-loss",
         )
     if to and to != best.name and not allow_data_loss:
@@ -256,8 +257,6 @@ def rejoin(snapshot: Snapshot, node: str, *, rebuild: bool = False) -> RejoinPla
     key = snapshot.store.leader
     if key is None:
         return Refusal("there is no leader to follow", "promote one first: wmsctl failover promote")
-    if key.holder == node:
-        return Refusal(f"{node} is the leader", "there is nothing to rejoin")
     leader, member = snapshot.member(key.holder), snapshot.member(node)
     assert member is not None
     if leader is None or not leader.running or leader.role != "primary" or leader.timeline is None:
@@ -265,6 +264,8 @@ def rejoin(snapshot: Snapshot, node: str, *, rebuild: bool = False) -> RejoinPla
             f"the leader {key.holder} is not well ({_trouble(leader)})",
             "see: wmsctl status, wmsctl failover promote",
         )
+    if leader.name == node:
+        return Refusal(f"{node} is the leader", "there is nothing to rejoin")
     off = node in snapshot.powered_off
     if off and not snapshot.power_control:
         return Refusal(
@@ -283,7 +284,7 @@ def rejoin(snapshot: Snapshot, node: str, *, rebuild: bool = False) -> RejoinPla
         f"wait until {node} streams from {leader.name} on timeline {leader.timeline} and counts for"
         " commits again"
     )
-    return RejoinPlan(node, leader.name, leader.timeline, off, rebuild, tuple(steps))
+    return RejoinPlan(node, leader.name, leader.timeline, off, rebuild, snapshot.power_control, tuple(steps))
 
 
 def uncertainty(sync: SyncView | None, dead: str, reachable: list[MemberView]) -> str:

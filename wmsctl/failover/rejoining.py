@@ -13,19 +13,23 @@ from wmsctl.errors import Failed, Unknown, Unreachable
 from wmsctl.failover.plan import RejoinPlan
 from wmsctl.failover.steps import Steps
 from wmsctl.failover.world import Lead
+from wmsctl.hosts import Evidence
 
 POLL_S = 0.25
 BROKEN_S = 10.0
-"""A member that reports a failed start for this long does not come back by itself (Patroni tries pg_rewind at
-once).
-"""
+"""A member whose start fails again and again for so long does not come back by itself (Patroni rewinds at once)."""
 
+WELL = ("running", "streaming", "in archive recovery", "creating replica")
+"""States that end a series of failed starts; starting and stopped come in between."""
+
+CYCLE_S = 15.0
 AGENT_S = 30.0
 
 
 class Rejoinable(Protocol):
     """What the steps need of the platform; `world.World` is the real one."""
 
+    def fence(self, node: str, reason: str, deadline: Deadline) -> Evidence: ...
     def power_on(self, node: str, deadline: Deadline) -> tuple[str, ...]: ...
     def member(self, node: str) -> MemberStatus | None: ...
     def reinitialize(self, node: str) -> Answer: ...
@@ -34,13 +38,14 @@ class Rejoinable(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
-class NeedsRebuild(Failed):
-    """The member cannot follow with the data that it has."""
+class Broken(Failed):
+    """The member's PostgreSQL does not start."""
 
 
 @dataclass
 class Outcome:
     powered_on: bool = False
+    power_cycled: bool = False
     rebuilt: bool = False
     leader: str = ""
     timeline: int | None = None
@@ -59,7 +64,7 @@ def apply(
 ) -> None:
     """Run the steps and fill in `outcome`.
 
-    Raises NeedsRebuild when the member's PostgreSQL does not start with its data, Unknown when it does not
+    Raises Broken when the member's PostgreSQL does not start with its data, Unknown when it does not
     stream by the deadline. Each step may be run again.
     """
     started = clock()
@@ -96,6 +101,21 @@ def rebuild(
         outcome.rebuilt = True
 
 
+def power_cycle(
+    plan: RejoinPlan, world: Rejoinable, steps: Steps, outcome: Outcome, *, deadline: Deadline
+) -> None:
+    """Kill every process of the node and start them again.
+
+    For a start that fails because of what an earlier life left behind, such as a backend that outlived its
+    postmaster and still holds the shared memory. The node does not lead and its PostgreSQL does not run: nothing
+    is lost by it.
+    """
+    with steps.step("power-cycle", f"power-cycling {plan.node}", node=plan.node) as facts:
+        world.fence(plan.node, f"power cycle of {steps.record.id}", deadline.within(CYCLE_S))
+        facts["programs"] = world.power_on(plan.node, deadline.within(AGENT_S))
+        outcome.power_cycled = True
+
+
 def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Callable[[], float]) -> Lead:
     """Who the member streams from at last; the leader may have changed meanwhile, even to the member itself."""
     broken_since: float | None = None
@@ -108,11 +128,13 @@ def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Calla
             # A member may not say its timeline; one that it says has to be the leader's.
             if status.timeline in (None, lead.timeline):
                 return lead
-        broken = status is not None and (status.state == "crashed" or status.state.endswith("failed"))
-        broken_since = (broken_since if broken_since is not None else clock()) if broken else None
+        if status is not None and (status.state == "crashed" or status.state.endswith("failed")):
+            broken_since = clock() if broken_since is None else broken_since
+        elif status is not None and status.state in WELL:
+            broken_since = None
         if broken_since is not None and clock() - broken_since >= BROKEN_S:
             assert status is not None
-            raise NeedsRebuild(
+            raise Broken(
                 f"PostgreSQL on {plan.node} does not start with its data ({status.state})",
                 hint=f"discard that data and copy it anew: wmsctl failover rejoin {plan.node} --rebuild",
             )

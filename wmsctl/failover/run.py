@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from wmsctl.audit import Audit
@@ -342,15 +342,9 @@ class Runner:
         try:
             try:
                 rejoining.apply(plan, self.world, steps, outcome, deadline=deadline)
-            except rejoining.NeedsRebuild as error:
+            except rejoining.Broken as error:
                 self.printer.warn(error.message)
-                self.printer.confirm(
-                    f"discard the data of {plan.node} and copy it anew from {plan.leader}?", yes=self.yes
-                )
-                deadline = Deadline.after(deadline_s)
-                rejoining.rebuild(plan, self.world, steps, outcome, deadline=deadline)
-                after = RejoinPlan(plan.node, plan.leader, plan.timeline, False, False, ())
-                rejoining.apply(after, self.world, steps, outcome, deadline=deadline)
+                self._repair(plan, steps, outcome, deadline_s)
         except WmsctlError as error:
             # Also when it may still come: nothing of a rejoin needs to be finished or undone later.
             record.finish("failed", reason=error.message)
@@ -366,12 +360,29 @@ class Runner:
             f"{plan.node} leads on timeline {outcome.timeline}"
             if outcome.leader == plan.node
             else f"{plan.node} streams from {outcome.leader} on timeline {outcome.timeline}"
-            " and counts for commits" + (" (rebuilt)" if outcome.rebuilt else ""),
+            " and counts for commits" + _how(outcome),
             outcome.leader,
             outcome.timeline,
             plan.node,
             measured=measured,
         )
+
+    def _repair(self, plan: RejoinPlan, steps: Steps, outcome: rejoining.Outcome, deadline_s: float) -> None:
+        """A member that does not start: a power cycle first, which loses nothing, then a rebuild, which asks."""
+        waiting = replace(plan, power_on=False, rebuild=False)
+        if plan.power_control and not plan.power_on:
+            rejoining.power_cycle(plan, self.world, steps, outcome, deadline=Deadline.after(deadline_s))
+            try:
+                rejoining.apply(waiting, self.world, steps, outcome, deadline=Deadline.after(deadline_s))
+            except rejoining.Broken as error:
+                self.printer.warn(error.message)
+            else:
+                return
+        question = f"discard the data of {plan.node} and copy it anew from {plan.leader}?"
+        self.printer.confirm(question, yes=self.yes)
+        deadline = Deadline.after(deadline_s)
+        rejoining.rebuild(plan, self.world, steps, outcome, deadline=deadline)
+        rejoining.apply(waiting, self.world, steps, outcome, deadline=deadline)
 
     # The frame around each operation
 
@@ -442,6 +453,12 @@ class Runner:
             proofs[0].timeline if proofs else None,
             proofs=proofs,
         )
+
+
+def _how(outcome: rejoining.Outcome) -> str:
+    if outcome.rebuilt:
+        return " (rebuilt)"
+    return " (after a power cycle)" if outcome.power_cycled else ""
 
 
 def refused(refusal: Refusal) -> Refused:

@@ -116,7 +116,7 @@ def leaf_certificate(
 ) -> x509.Certificate:
     """A certificate of a server or client; it never outlives the CA that signs it."""
     end = min(start + timedelta(days=days), authority.not_valid_after_utc)
-    names: list[x509.GeneralName] = [general_name(each) for each in sans]
+    names = [name for each in sans for name in general_names(each)]
     purposes = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
     builder = (
         x509.CertificateBuilder()
@@ -154,12 +154,12 @@ def usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def general_name(text: str) -> x509.GeneralName:
-    """An IP address or a DNS name."""
+def general_names(text: str) -> list[x509.GeneralName]:
+    """A DNS name, and for an IP address an IP name beside it: some clients compare addresses with DNS names only."""
     try:
-        return x509.IPAddress(ipaddress.ip_address(text))
+        return [x509.IPAddress(ipaddress.ip_address(text)), x509.DNSName(text)]
     except ValueError:
-        return x509.DNSName(text)
+        return [x509.DNSName(text)]
 
 
 def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

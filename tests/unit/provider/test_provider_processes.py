@@ -321,8 +321,8 @@ def test_a_rollout_goes_through_its_group(platform: Values) -> None:
     before = server.pid
     server.update(rollout={"group": "web"}, restart_on={"a": "1"})
     assert server.pid != before
+    probe = {**server.base["probe"], "timeout_s": 1}
     with pytest.raises(NotReady):
-        probe = {**server.base["probe"], "timeout_s": 1}
         server.update(rollout={"group": "web"}, command=["/bin/false"], probe=probe)
     survivor = Server(platform, "survivor", 8110)
     survivor.handler = server.handler
@@ -392,22 +392,22 @@ def test_a_killed_supervisord_is_replaced_and_orphans_serve_until_their_turn(emp
     assert listener(ADDRESS, 8111) is None
 
 
-def test_a_frozen_supervisord_is_replaced(empty: Path, user: str) -> None:
+def test_a_frozen_supervisord_is_replaced_and_its_servers_live(
+    empty: Path, user: str, account: Account
+) -> None:
     handler, inputs, state = supervisor(empty, user)
-    daemon = supervision.daemon(inputs["home"])
+    server = Server(inputs, "thawed", 8113)
+    server.create()
+    kept, daemon = server.pid, supervision.daemon(inputs["home"])
     assert daemon is not None
     os.kill(daemon.pid, signal.SIGSTOP)
-    supervision.start(inputs["home"], inputs["python"], supervision_account(user))
+    supervision.start(inputs["home"], inputs["python"], account)
     after = supervision.daemon(inputs["home"])
     assert after is not None
     assert after.pid != daemon.pid
+    time.sleep(0.5)
+    assert task(kept) is not None, "the old supervisord took its server along"
     handler.delete("s", state)
-
-
-def supervision_account(user: str) -> Account:
-    from stacks.local.provider.accounts import service
-
-    return service(user)
 
 
 def test_delete_leaves_nothing_running_and_only_foreign_files(

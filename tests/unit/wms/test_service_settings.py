@@ -1,5 +1,4 @@
-"""Settings: every wrong variable is named with what was found and what is allowed, and no password is shown.
-"""
+"""Settings: a wrong variable is named with what was found and what is allowed; no password is shown."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support import builders
@@ -162,15 +163,12 @@ def test_an_open_port_is_a_doubt(home: Path) -> None:
         port = server.getsockname()[1]
         whole = platform(home)
         member = inv.Member(node=NODE, address="127.0.0.1", port=port, api_port=port)
-        postgres = inv.Postgres(**{**_fields(whole.postgres), "members": (member,)})
+        postgres = msgspec.structs.replace(whole.postgres, members=(member,))
         power = hosts.LocalPower(platform(home, postgres=postgres))
         (home / "nodes" / NODE / "power-off").touch()
         assert power.prove_dead(NODE).doubts == (f"127.0.0.1:{port} is open",)
     assert power.prove_dead(NODE).dead
 
-
-def _fields(struct: inv.Frozen) -> dict[str, object]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
 def test_kill_that_cannot_be_proven_fails_with_the_doubt(power, home, monkeypatch, spawn) -> None:  # type: ignore[no-untyped-def]

@@ -320,15 +320,42 @@ class TestRejoin:
         self.rejoin(d, rebuild=True)
         assert d.platform.calls == ["power-on pg-1", "reinitialize pg-1"]
 
-    def test_a_member_that_does_not_start_is_rebuilt_with_consent(
-        self, desk: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> FakePlatform:
+        """pg-1 is on and its PostgreSQL does not start."""
         from wmsctl.failover import rejoining
 
         monkeypatch.setattr(rejoining, "BROKEN_S", 0.0)
-        d = desk(self.fenced(member_state="start failed", streams=False))
-        result = self.rejoin(d)
-        assert "rebuilt" in result.summary and "reinitialize pg-1" in d.platform.calls
+        snapshot = s.healthy(
+            s.replica("pg-1", state="start failed"), s.primary("pg-2"), store=s.store("pg-2")
+        )
+        platform = FakePlatform(
+            leader="pg-2", snapshot=lambda: snapshot, member_state="start failed", streams=False
+        )
+        return platform
+
+    def test_a_member_that_does_not_start_is_power_cycled(
+        self, desk: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        platform = self.broken(monkeypatch)
+        platform.cured_by = "power-on"
+        result = self.rejoin(desk(platform, yes=False))
+        assert "after a power cycle" in result.summary
+        assert platform.calls == ["fence pg-1", "power-on pg-1"]
+
+    def test_and_when_that_does_not_help_rebuilt_with_consent(
+        self, desk: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        platform = self.broken(monkeypatch)
+        result = self.rejoin(desk(platform))
+        assert "rebuilt" in result.summary
+        assert platform.calls == ["fence pg-1", "power-on pg-1", "reinitialize pg-1"]
+
+    def test_without_consent_its_data_stays(self, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        platform = self.broken(monkeypatch)
+        d = desk(platform, yes=False)
+        with pytest.raises(Refused, match="not confirmed"):
+            self.rejoin(d)
+        assert "reinitialize pg-1" not in platform.calls and d.last().result == "failed"
 
     def test_not_yet_is_unknown_and_leaves_nothing_to_settle(self, desk: Any) -> None:
         d = desk(self.fenced(streams=False))
