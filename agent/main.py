@@ -32,7 +32,8 @@ class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
         if not Path(settings["data_dir"], "PG_VERSION").exists():
             # Only before a member's very first start: whoever comes first makes the cluster.
             time.sleep(float(os.environ.get("WMS_BOOTSTRAP_DELAY_S", "0")))
-        DeathWatch(settings["data_dir"], self.ha.wakeup).start()
+        if stop_poll_s():
+            DeathWatch(settings["data_dir"], self.ha.wakeup).start()
         database = os.environ.get("WMS_HEARTBEAT_DATABASE", "")
         if database:
             Heartbeat(
@@ -44,12 +45,21 @@ class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
         super().run()
 
 
+def stop_poll_s() -> float:
+    """How often to look whether PostgreSQL has stopped, in seconds; 0 leaves Patroni as it comes.
+
+    Raises ValueError when WMS_STOP_POLL_MS is not a number.
+    """
+    return float(os.environ.get("WMS_STOP_POLL_MS", "20")) / 1000
+
+
 def main() -> None:
     """Entry point. Exits with 2 when the configuration file is not given or a wait is out of range."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m agent PATRONI.YML")
     try:
-        waits.shorten(float(os.environ.get("WMS_STOP_POLL_MS", "20")) / 1000)
+        if stop_poll_s():
+            waits.shorten(stop_poll_s())
     except ValueError as error:
         print(f"agent: WMS_STOP_POLL_MS: {error}", file=sys.stderr)
         sys.exit(2)

@@ -60,6 +60,8 @@ class Patroni(Section, frozen=True):
     failsafe_mode: bool = True
     stop_poll_ms: Annotated[int, Meta(ge=5, le=1000)] = 20
     """How often the agent looks whether PostgreSQL has stopped (upstream: 1000)."""
+    shorten_waits: bool = True
+    """False: Patroni's own waits and no watch on the postmaster, whatever stop_poll_ms says; to compare with."""
 
 
 class ReplicaRole(Section, frozen=True):
@@ -111,6 +113,10 @@ class Proxy(Section, frozen=True):
     """Between two health checks of a server that is up."""
     check_down_ms: Milliseconds = 250
     """Between two checks of one that is down: bounds how long a new primary waits for traffic."""
+    fall: Annotated[int, Meta(ge=1, le=10)] = 2
+    """Failed checks in a row that take a server out."""
+    rise: Annotated[int, Meta(ge=1, le=10)] = 1
+    """Passed checks in a row that bring it back."""
     connect_timeout_s: Seconds = 2
     max_connections: Positive = 4000
 

@@ -15,8 +15,8 @@ from toolchain.errors import ToolchainError
 
 LOCK = "lock"
 held: set[int] = set()
-"""Descriptors of the locks that this process holds. Long jobs inherit them (see process.run): when we are killed, the
-lock lasts until the orphaned pip or go is done too, and the next run does not work beside it."""
+"""Descriptors of the locks that this process holds. Long jobs inherit them (see process.run): when we are
+killed, the lock lasts until the orphaned pip or go is done too, and the next run does not work beside it."""
 PARTIAL = ".partial-"
 """Prefix of folders under construction; whoever holds the lock may remove any that it finds."""
 
@@ -25,8 +25,8 @@ PARTIAL = ".partial-"
 def locked(cache: Path, timeout: float = 1800.0) -> Iterator[None]:
     """Hold the cache's lock, waiting up to `timeout` seconds for another run.
 
-    The kernel drops the lock with its last holder, so a killed run leaves none behind. Raises ToolchainError when
-    the folder cannot be written or the other run takes too long.
+    The kernel drops the lock with its last holder, so a killed run leaves none behind. Raises ToolchainError
+    when the folder cannot be written or the other run takes too long.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -99,8 +99,8 @@ class FakeConsole:
     def _answer(self, sql: str) -> bytes:
         verb, _, argument = sql.partition(" ")
         if verb == "SHOW" and argument == "DATABASES":
-            rows: list[tuple[str, ...]] = [(name, "h", "1", "5", "0", str(int(paused)), "0") for name, paused in self.paused.items()]
-            return _table(DATABASE_COLUMNS, rows)
+            known = [(name, "h", "1", "5", "0", str(int(on)), "0") for name, on in self.paused.items()]
+            return _table(DATABASE_COLUMNS, known)
         if verb == "SHOW" and argument == "SERVERS":
             rows = [("active", name, "99") for name in sorted(self.busy)]
             return _table(("state", "database", "remote_pid"), rows)

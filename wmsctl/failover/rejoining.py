@@ -124,10 +124,10 @@ def _await(plan: RejoinPlan, world: Rejoinable, deadline: Deadline, clock: Calla
         if lead is not None and lead.name == plan.node:
             return lead
         status = world.member(plan.node)
-        if lead is not None and status is not None and plan.node in world.streaming(lead.name):
-            # A member may not say its timeline; one that it says has to be the leader's.
-            if status.timeline in (None, lead.timeline):
-                return lead
+        # A member may not say its timeline; one that it says has to be the leader's.
+        follows = lead is not None and status is not None and status.timeline in (None, lead.timeline)
+        if lead is not None and follows and plan.node in world.streaming(lead.name):
+            return lead
         if status is not None and (status.state == "crashed" or status.state.endswith("failed")):
             broken_since = clock() if broken_since is None else broken_since
         elif status is not None and status.state in WELL:

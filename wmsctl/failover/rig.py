@@ -5,6 +5,7 @@ Each one is used by one thread at a time; the threads are started beforehand, to
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -185,12 +186,22 @@ class Rig:
         self.pause_of_all.begin(limit)
 
     def request(self) -> None:
-        """Send the request for the switchover, without waiting for Patroni's answer (it comes seconds after
-        the deed).
+        """Send the request for the switchover, without waiting for Patroni's answer (it comes seconds after the
+        deed).
         """
-        self._answer = self.executor.submit(
-            self.leader_api.switchover, self.plan.leader, self.plan.candidate, timeout=40.0
-        )
+        answer: Future[Answer] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(
+                    self.leader_api.switchover(self.plan.leader, self.plan.candidate, timeout=40.0)
+                )
+            except WmsctlError as error:
+                answer.set_exception(error)
+
+        # No thread of the pool: those are joined at exit, and an answer that never comes must not hold that up.
+        threading.Thread(target=ask, name="switchover request", daemon=True).start()
+        self._answer = answer
 
     def refused(self) -> str:
         """What Patroni said if it declined; empty while it works or when it is content."""

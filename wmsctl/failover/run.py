@@ -387,7 +387,9 @@ class Runner:
     # The frame around each operation
 
     def _supersede(self, record: Record) -> None:
-        """Close what an interrupted wmsctl left open: with the primary lost it cannot end any more. Its pause is lifted."""
+        """Close what an interrupted wmsctl left open, and lift its pause: with the primary lost it cannot end any
+        more.
+        """
         for op in self.journal.unfinished(kind=KIND):
             if op.id == record.id:
                 continue

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 
 Key = tuple[int, int]
 """(writer, seq)"""
@@ -279,7 +280,7 @@ def _gaps(outcomes: Sequence[Outcome], start: float, end: float) -> list[Gap]:
         return [Gap(end - start, start, end, wall, open=True)] if end > start else []
     first, first_wall = acks[0]
     gaps = [Gap(first - start, start, first, first_wall - (first - start))]
-    gaps += [Gap(b - a, a, b, wall) for (a, wall), (b, _) in zip(acks, acks[1:], strict=False)]
+    gaps += [Gap(b - a, a, b, wall) for (a, wall), (b, _) in pairwise(acks)]
     last, last_wall = acks[-1]
     gaps.append(Gap(end - last, last, end, last_wall, open=True))
     return gaps

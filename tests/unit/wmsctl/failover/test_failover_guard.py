@@ -161,10 +161,8 @@ class TestWatching:
 class TestPause:
     """The pause over real consoles, as a switchover uses it."""
 
-    databases = {"proxy-1": ("wms_read", "wms")}
-
     def make(self, console: FakeConsole, pool: ThreadPoolExecutor) -> Pause:
-        return Pause([PoolerControl.of(console.order)], self.databases, pool, "wms")
+        return Pause([PoolerControl.of(console.order)], {"proxy-1": ("wms_read", "wms")}, pool, "wms")
 
     def test_pauses_in_order_and_measures_the_stall(self, console: FakeConsole) -> None:
         with ThreadPoolExecutor(4) as pool:

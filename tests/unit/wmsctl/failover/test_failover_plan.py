@@ -135,8 +135,8 @@ class TestQuorum:
         assert checked > 200
 
     def test_the_most_advanced_of_a_safe_set_has_every_acknowledged_commit(self) -> None:
-        """Every history of three commits on three replicas (each replica has a prefix of the WAL) with two confirmations
-        each: whenever the plan promotes, the chosen member has all that was acknowledged.
+        """Every history of three commits on three replicas (each has a prefix of the WAL), two confirmations each:
+        whenever the plan promotes, the chosen member has all that was acknowledged.
         """
         promoted = 0
         for prefixes in product(range(4), repeat=3):
