@@ -1,9 +1,12 @@
 """Shorter fixed waits for Patroni.
 
-Two waits of Patroni 4.1 dominate a planned switchover, though PostgreSQL stops and promotes in 0.3 s:
+Three waits of Patroni 4.1 dominate a planned switchover, though PostgreSQL stops and promotes in 0.3 s:
 
 - it looks once a second whether PostgreSQL has stopped (`STOP_POLLING_INTERVAL`);
 - when it has, it sleeps a second "to catch up" before it asks the replicas whether one has received everything.
+
+- meanwhile the other replicas sleep two seconds before they look who leads now, so they follow the new primary late
+  and commits wait for the quorum. The key they would miss wakes their next loop at once.
 
 The first is a constant. The second only gives replicas time: the question that follows it
 (`is_failover_possible(cluster_lsn=…)`) is what protects the data, and it stays. When the answer is no because the
@@ -19,8 +22,8 @@ from typing import Any
 CATCH_UP_S = 0.05
 """Sleep before the replicas are asked; streaming over one network takes about a millisecond."""
 
-_CALLERS = frozenset({"on_shutdown", "_on_shutdown"})
-"""Functions of patroni.ha whose sleep is the catch-up."""
+_CALLERS = frozenset({"on_shutdown", "_on_shutdown", "process_unhealthy_cluster"})
+"""Functions of patroni.ha whose sleep is shortened."""
 
 
 class Clock:

@@ -9,6 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+WAKES_S = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2)
+"""When to wake Patroni after the death. Once is not enough: while the postmaster's children are still ending, Patroni
+takes the server for one that does not answer, and would sleep until its next turn."""
+
 LOOK_S = 0.25
 """How often to look for a new postmaster while there is none."""
 
@@ -34,8 +38,14 @@ class DeathWatch(threading.Thread):
         while True:
             pid = postmaster_pid(self._data_dir)
             if pid > 0 and wait_for_exit(pid):
-                self._wake()
+                self._wake_until_noticed()
             time.sleep(LOOK_S)
+
+    def _wake_until_noticed(self) -> None:
+        died = time.monotonic()
+        for moment in WAKES_S:
+            time.sleep(max(0.0, died + moment - time.monotonic()))
+            self._wake()
 
 
 def wait_for_exit(pid: int) -> bool:

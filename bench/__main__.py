@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -61,8 +61,8 @@ def summary(runs: list[Run]) -> str:
     lines = [
         "# Results of `make bench`",
         "",
-        "Written by `python -m bench` from the JSON files beside it, which hold every repetition. Percentiles are by nearest rank:",
-        "p95 of fewer than 20 repetitions is the maximum. Only figures of one run compare.",
+        "Written by `python -m bench` from the JSON files beside it, which hold every repetition. Percentiles are by",
+        "nearest rank: p95 of fewer than 20 repetitions is the maximum. Only figures of one run compare.",
     ]
     for run in runs:
         title, section = TITLES[run.part]
@@ -85,7 +85,7 @@ def measure(parts: list[str], repetitions: int | None, minutes: float) -> None:
     """Measure `parts` within about `minutes`. Raises BenchError and what the parts raise."""
     until = time.monotonic() + minutes * 60
     facts = machine(process_environment()["PATH"])
-    commit, started = revision(ROOT), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    commit, started = revision(ROOT), datetime.now(UTC).isoformat(timespec="seconds")
 
     def keeper(part: str, **settings: Value) -> Keeper:
         return Keeper(

@@ -30,7 +30,7 @@ def measure(platform: Platform, repetitions: int | None, keep: Callable[[Sample]
         REFERENCE: [*patronictl, "list"],
     }
     wanted = repetitions or REPETITIONS
-    for number in range(0, wanted + 1):
+    for number in range(wanted + 1):
         for name, command in commands.items():
             done = platform.run(command, timeout=30)
             # 5: degraded, which takes as long as healthy.

@@ -294,12 +294,13 @@ def section(run: Run) -> list[str]:
     return [
         *table(header, rows),
         "",
-        f"{RATE:g} writes/s by 8 sessions through both PgBouncers, each for itself on a fixed schedule. The gap is the longest time",
-        "without any acknowledged commit that reaches beyond the injection of the fault; it runs until writes work again, detection included.",
-        "A write without an answer is looked up afterwards (in parentheses: found) and is never a success; one that comes due while",
-        "its session has been held up for over a second is not sent. `node kill, fenced`: the bench starts",
-        "`wmsctl failover promote --fence` right after the kill, so its start is in the gap. `stock`: defaults of",
-        "Patroni, its HAProxy template and PgBouncer, with the same quorum; its switchover is `patronictl switchover --force`.",
+        f"{RATE:g} writes/s by 8 sessions through both PgBouncers, each for itself on a fixed schedule. The gap is the",
+        "longest time without any acknowledged commit that reaches beyond the injection of the fault; it runs until",
+        "writes work again, detection included. A write without an answer is looked up afterwards (in parentheses:",
+        "found) and is never a success; one that comes due while its session has been held up for over a second is",
+        "not sent. `node kill, fenced`: the bench starts `wmsctl failover promote --fence` right after the kill, so",
+        "its start is in the gap. `stock`: defaults of Patroni, its HAProxy template and PgBouncer, with the same",
+        "quorum; its switchover is `patronictl switchover --force`.",
     ]
 
 

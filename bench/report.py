@@ -168,7 +168,8 @@ def circumstances(run: Run) -> list[str]:
     m = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in sorted(m.versions.items()))
     return [
-        f"{run.started}, revision {run.revision}; {m.cores} cores ({m.processor}), {m.memory_mib} MiB, Linux {m.kernel}.",
+        f"{run.started}, revision {run.revision}; "
+        f"{m.cores} cores ({m.processor}), {m.memory_mib} MiB, Linux {m.kernel}.",
         f"{versions}.",
     ]
 

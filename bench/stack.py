@@ -11,7 +11,6 @@ from pathlib import Path
 from bench.report import Aim, Run, Sample, judge, pick, stats, table
 from bench.rig import BenchError, Platform, lifecycle, say
 from stacks.local.program import ROOT
-from wmsctl.clients import procfs
 
 REPETITIONS = 3
 SETTLE_S, CPU_S = 20.0, 30.0
@@ -90,7 +89,7 @@ def idle(platform: Platform, keep: Callable[[Sample], None]) -> None:
 
 
 def processes(platform: Platform) -> dict[int, str]:
-    """Every living process of the platform and its kind; the supervisor and what belongs to no node are "supervisor"."""
+    """Every living process of the platform and its kind; what belongs to no node is "supervisor"."""
     found: dict[int, str] = {}
     for node in platform.inventory.nodes:
         for process in platform.power.processes(node.name):

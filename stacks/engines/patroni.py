@@ -55,7 +55,9 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 "PATRONI_ETCD3_USERNAME": "patroni",
                 "PATRONI_ETCD3_PASSWORD": secret("etcd/patroni"),
                 "PYTHONPATH": site.agent,
-                "WMS_STOP_POLL_MS": str(platform.patroni.stop_poll_ms if platform.patroni.shorten_waits else 0),
+                "WMS_STOP_POLL_MS": str(
+                    platform.patroni.stop_poll_ms if platform.patroni.shorten_waits else 0
+                ),
                 # The first node makes a new cluster and leads it at the start; the others let it go ahead.
                 "WMS_BOOTSTRAP_DELAY_S": "0" if node.index == 1 else "2",
                 "WMS_HEARTBEAT_DATABASE": platform.postgres.database,

@@ -38,7 +38,9 @@ class NodeComponent(pulumi.ComponentResource):
             renew_before_days=platform.pki.renew_before_days,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        pem: pulumi.Output[str] = pulumi.Output.secret(pulumi.Output.concat(certificate.cert_pem, certificate.key_pem))
+        pem: pulumi.Output[str] = pulumi.Output.secret(
+            pulumi.Output.concat(certificate.cert_pem, certificate.key_pem)
+        )
         self._tls = self._file("tls/node.pem", pem, mode="0600")
         self._tls_fingerprint = pulumi.Output.all(certificate.cert_pem, authority.bundle_pem).apply(
             lambda pems: render.fingerprint("".join(pems))

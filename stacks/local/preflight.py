@@ -70,6 +70,7 @@ def _ports(platform: Platform, home: Path) -> list[str]:
                         continue
                     found.append(
                         f"{node.address}:{port} ({key}) is taken by {holder or 'a process that is ending'}; "
-                        "end it, or give the stack other addresses: pulumi config set --path wms:overrides.network 127.<n>"
+                        "end it, or give the stack other addresses: "
+                        "pulumi config set --path wms:overrides.network 127.<n>"
                     )
     return found

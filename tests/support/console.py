@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!I", len(body) + 4) + body
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> bytes:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bytes:
     described = b"".join(
         c.encode() + b"\0" + struct.pack("!IHIHIH", 0, 0, 25, 0xFFFF, 0xFFFFFFFF, 0) for c in columns
     )

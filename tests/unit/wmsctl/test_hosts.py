@@ -170,7 +170,6 @@ def test_an_open_port_is_a_doubt(home: Path) -> None:
     assert power.prove_dead(NODE).dead
 
 
-
 def test_kill_that_cannot_be_proven_fails_with_the_doubt(power, home, monkeypatch, spawn) -> None:  # type: ignore[no-untyped-def]
     process = spawn(home / "nodes" / NODE)
     monkeypatch.setattr(procfs, "send", lambda processes, number: 0)  # a process that no signal reaches
