@@ -1,6 +1,7 @@
-"""Starts an unmodified Patroni with three additions, all outside its decisions.
+"""Starts an unmodified Patroni with additions, all outside its decisions.
 
-1. Its fixed waits are shortened (`waits`), so that a planned switchover is not mostly sleep.
+1. Its fixed waits are shortened (`waits`) and its requests are not delayed by the kernel (`sockets`), so that a
+   planned switchover is not mostly sleep.
 2. The death of the postmaster wakes its loop at once (`watch`) instead of at the next turn.
 3. The primary writes a heartbeat each second (`heartbeat`), from which every replica's lag is read in milliseconds.
 
@@ -18,7 +19,7 @@ from patroni.__main__ import Patroni
 from patroni.daemon import abstract_main
 from patroni.postgresql.misc import PostgresqlRole
 
-from agent import waits
+from agent import sockets, waits
 from agent.heartbeat import Heartbeat
 from agent.watch import DeathWatch
 
@@ -60,6 +61,7 @@ def main() -> None:
     try:
         if stop_poll_s():
             waits.shorten(stop_poll_s())
+            sockets.undelay()
     except ValueError as error:
         print(f"agent: WMS_STOP_POLL_MS: {error}", file=sys.stderr)
         sys.exit(2)

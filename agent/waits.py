@@ -3,12 +3,11 @@
 Three waits of Patroni 4.1 dominate a planned switchover, though PostgreSQL stops and promotes in 0.3 s:
 
 - it looks once a second whether PostgreSQL has stopped (`STOP_POLLING_INTERVAL`);
-- when it has, it sleeps a second "to catch up" before it asks the replicas whether one has received everything.
-
+- when it has, it sleeps a second "to catch up" before it asks the replicas whether one has received everything;
 - meanwhile the other replicas sleep two seconds before they look who leads now, so they follow the new primary late
   and commits wait for the quorum. The key they would miss wakes their next loop at once.
 
-The first is a constant. The second only gives replicas time: the question that follows it
+The first is a constant. The others only give replicas time: the question that follows it
 (`is_failover_possible(cluster_lsn=…)`) is what protects the data, and it stays. When the answer is no because the
 sleep was short, Patroni releases the lease later, after the complete shutdown: slower, never less safe.
 """
@@ -40,7 +39,7 @@ class Clock:
 
 
 def shorten(stop_poll_s: float) -> None:
-    """Apply both to the Patroni of this process; `stop_poll_s` in seconds, 0.005 to 1.
+    """Apply all to the Patroni of this process; `stop_poll_s` in seconds, 0.005 to 1.
 
     Raises ValueError when `stop_poll_s` is out of range, RuntimeError when this Patroni no longer has what is
     shortened here (then the pin in requirements.lock has moved and this file must be looked at again).

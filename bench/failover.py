@@ -37,6 +37,7 @@ STOCK: dict[str, object] = {
         "primary_start_timeout_s": 300,
         "shorten_waits": False,
     },
+    "postgres": {"wal_retrieve_retry_ms": 5000},
     # As in the HAProxy template that Patroni comes with.
     "proxy": {"check_ms": 3000, "check_down_ms": 3000, "fall": 3, "rise": 2, "connect_timeout_s": 4},
     "pooler": {"login_retry_s": 15, "server_lifetime_s": 3600},

@@ -98,6 +98,9 @@ class Postgres(Section, frozen=True):
     log_min_duration_statement_ms: Annotated[int, Meta(ge=-1, le=3_600_000)] = 300
     """Row O2: p99 of a query is under 300 ms, so slower ones are worth a line."""
     max_standby_streaming_delay_s: Positive = 30
+    wal_retrieve_retry_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
+    """A replica that is told to promote while it waits to ask for WAL again sleeps this out first; PostgreSQL's own
+    5000 would be the length of that failover."""
     settings: dict[Annotated[str, Meta(pattern=r"^[a-z_.]+$")], str | int | float | bool] = {}
     """Further PostgreSQL parameters, by name."""
 

@@ -110,6 +110,7 @@ def dynamic(platform: Platform) -> dict[str, Any]:
                 "min_wal_size": f"{pg.min_wal_size_mb}MB",
                 "wal_keep_size": f"{pg.wal_keep_size_mb}MB",
                 "max_slot_wal_keep_size": f"{pg.max_slot_wal_keep_size_mb}MB",
+                "wal_retrieve_retry_interval": f"{pg.wal_retrieve_retry_ms}ms",
                 "checkpoint_timeout": f"{pg.checkpoint_timeout_s}s",
                 "checkpoint_completion_target": 0.9,
                 "wal_level": "replica",
