@@ -121,6 +121,9 @@ class Proxy(Section, frozen=True):
     rise: Annotated[int, Meta(ge=1, le=10)] = 1
     """Passed checks in a row that bring it back."""
     connect_timeout_s: Seconds = 2
+    write_retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    """Further attempts to connect to the primary, a second apart. The pooler tries again after login_retry_s by itself;
+    meanwhile HAProxy would hold on to its one attempt, though another member may lead by now."""
     max_connections: Positive = 4000
 
 
