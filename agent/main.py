@@ -2,7 +2,8 @@
 
 1. Its fixed waits are shortened (`waits`) and its requests are not delayed by the kernel (`sockets`), so that a
    planned switchover is not mostly sleep.
-2. The death of the postmaster wakes its loop at once (`watch`) instead of at the next turn.
+2. The death of the postmaster wakes its loop at once (`watch`) instead of at the next turn, and is taken for one
+   (`zombies`).
 3. The primary writes a heartbeat each second (`heartbeat`), from which every replica's lag is read in milliseconds.
 
 What Patroni decides, and the checks by which it decides, stay its own: see docs/adr/0004.
@@ -19,7 +20,7 @@ from patroni.__main__ import Patroni
 from patroni.daemon import abstract_main
 from patroni.postgresql.misc import PostgresqlRole
 
-from agent import sockets, waits
+from agent import sockets, waits, zombies
 from agent.heartbeat import Heartbeat
 from agent.watch import DeathWatch
 
@@ -62,6 +63,7 @@ def main() -> None:
         if stop_poll_s():
             waits.shorten(stop_poll_s())
             sockets.undelay()
+            zombies.bury()
     except ValueError as error:
         print(f"agent: WMS_STOP_POLL_MS: {error}", file=sys.stderr)
         sys.exit(2)
