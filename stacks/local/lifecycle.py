@@ -40,9 +40,9 @@ def up(stack_name: str, overrides: dict[str, object] | None = None) -> Path:
     """
     with _only_one(stack_name):
         stack = _stack(stack_name)
+        _preflight(stack, stack_name, overrides)
         if overrides is not None:
-            stack.set_config("wms:overrides", automation.ConfigValue(json.dumps(overrides)))
-        _preflight(stack, stack_name)
+            _set_overrides(stack, stack_name, overrides)
         _unlock(stack, stack_name)
         started = time.monotonic()
         # Refresh: a process that died or a file that was edited since is found and repaired.
@@ -128,10 +128,22 @@ def _stack(stack_name: str) -> automation.Stack:
     )
 
 
-def _preflight(stack: automation.Stack, stack_name: str) -> None:
+def _set_overrides(stack: automation.Stack, stack_name: str, overrides: dict[str, object]) -> None:
+    """As an object with typed values: `pulumi config set` of a text would be refused by the type in Pulumi.yaml."""
+    try:
+        settings = stack.workspace.stack_settings(stack_name)
+    except FileNotFoundError:
+        settings = automation.StackSettings()
+    settings.config = {**(settings.config or {}), "wms:overrides": overrides}
+    stack.workspace.save_stack_settings(stack_name, settings)
+
+
+def _preflight(stack: automation.Stack, stack_name: str, overrides: dict[str, object] | None) -> None:
+    """Raises SpecError or LifecycleError when the values, or the machine, do not allow it."""
     config = stack.get_all_config()
     environment = config["wms:environment"].value if "wms:environment" in config else "local"
-    overrides = json.loads(config["wms:overrides"].value) if "wms:overrides" in config else None
+    if overrides is None and "wms:overrides" in config:
+        overrides = json.loads(config["wms:overrides"].value)
     platform = spec.load(environment, overrides)
     home = Path(os.environ["WMS_HOME"], stack_name)
     processes = engines.processes(platform, site_of(str(home), os.environ["WMS_PYTHON"]))
@@ -177,13 +189,17 @@ def run(arguments: list[str]) -> int:
     except (LifecycleError, spec.SpecError, ToolchainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except automation.CommandError:
-        # What failed has been shown as it happened; the rest of Pulumi's text repeats it.
-        print(
-            "error: pulumi failed, for the reason above; run this again to go on from there", file=sys.stderr
-        )
+    except automation.CommandError as error:
+        # What failed in a resource was shown as it happened; what failed before any is only in its text.
+        print(f"error: pulumi failed; run this again to go on from there\n{_reason(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reason(error: automation.CommandError) -> str:
+    """What Pulumi wrote to its standard error."""
+    _, _, text = str(error).partition("stderr:")
+    return (text or str(error)).strip()
 
 
 def _confirmed(stack_name: str) -> bool:
