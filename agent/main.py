@@ -55,6 +55,19 @@ def stop_poll_s() -> float:
     return float(os.environ.get("WMS_STOP_POLL_MS", "20")) / 1000
 
 
+def detach_input() -> None:
+    """Give PostgreSQL /dev/null as its input, and keep the supervisor's pipe open beside it.
+
+    A backend that waits for a replica when its postmaster is killed falls back to reading commands from its input; on
+    a pipe that never ends it would wait for ever and keep the shared memory from the next start. The pipe's end has to
+    stay open somewhere: supervisord spins on a pipe without a reader.
+    """
+    os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+
+
 def main() -> None:
     """Entry point. Exits with 2 when the configuration file is not given or a wait is out of range."""
     if len(sys.argv) != 2:
@@ -67,4 +80,5 @@ def main() -> None:
     except ValueError as error:
         print(f"agent: WMS_STOP_POLL_MS: {error}", file=sys.stderr)
         sys.exit(2)
+    detach_input()
     abstract_main(Agent, sys.argv[1])

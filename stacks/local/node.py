@@ -32,6 +32,7 @@ class NodeComponent(pulumi.ComponentResource):
             f"{node.name}/certificate",
             ca_cert_pem=authority.cert_pem,
             ca_key_pem=authority.key_pem,
+            ca_chain_pem=authority.chain_pem,
             common_name=node.name,
             sans=list(topology.names(node)),
             days=platform.pki.certificate_days,

@@ -158,7 +158,7 @@ def run_text(home: str, node: str, name: str, command: Sequence[str], fingerprin
 # Written by the Pulumi provider wms; changes are lost.
 # configuration {fingerprint}
 set -eu
-exec < /dev/null >> {log_path(home, node, name)} 2>&1
+exec >> {log_path(home, node, name)} 2>&1
 if [ -e {node_folder(home, node)}/power-off ]; then
     echo "node {node} is powered off" >&2
     exit 78
