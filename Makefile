@@ -40,7 +40,7 @@ demo: setup ## Make the platform, kill the primary's node under load, and show t
 
 .PHONY: status
 status: setup ## Show the state of the local platform
-	@$(BIN)/wmsctl status $(ARGS)
+	@$(BIN)/wmsctl -c local status $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, types and unit tests: what gates a commit, under five minutes

@@ -39,7 +39,14 @@ STOCK: dict[str, object] = {
     },
     "postgres": {"wal_retrieve_retry_ms": 5000},
     # As in the HAProxy template that Patroni comes with.
-    "proxy": {"check_ms": 3000, "check_down_ms": 3000, "fall": 3, "rise": 2, "connect_timeout_s": 4, "write_retries": 2},
+    "proxy": {
+        "check_ms": 3000,
+        "check_down_ms": 3000,
+        "fall": 3,
+        "rise": 2,
+        "connect_timeout_s": 4,
+        "write_retries": 2,
+    },
     "pooler": {"login_retry_s": 15, "server_lifetime_s": 3600},
     # PgBouncer's query_wait_timeout of 120 s, and the rungs above it in their order.
     "timeouts": {"client_s": 150, "edge_s": 145, "gateway_s": 140, "service_s": 130, "pool_wait_s": 120},

@@ -46,7 +46,6 @@ def main(arguments: list[str]) -> int:
     path = lifecycle.inventory_path("local")
     inventory = contract.load(path)
     secrets = Secrets.load(inventory.secrets)
-    wmsctl("context", "import", str(path), "--name", CONTEXT, "--use")
     title("Sample data")
     key = seed(inventory, secrets, path.parent / "api-keys.json")
     title("The platform before")

@@ -71,15 +71,31 @@ def down(stack_name: str) -> None:
     _say("down: everything stopped, data removed")
 
 
+def _introduce(inventory: Path, stack_name: str) -> str:
+    """Make the stack a context of wmsctl, linked so that it follows changes; returns what to say of it."""
+    from wmsctl.context import Contexts
+    from wmsctl.errors import WmsctlError
+
+    try:
+        context = Contexts().store(inventory.read_bytes(), str(inventory), name=stack_name, link=inventory)
+    except (WmsctlError, OSError) as error:
+        return f"not made known to wmsctl: {error}"
+    again = "" if context.current else f" -c {stack_name}"
+    return f"next: wmsctl{again} status (context {stack_name})"
+
+
 def inventory_path(stack_name: str) -> Path:
     """Where the stack leaves its inventory."""
     return Path(os.environ["WMS_HOME"], stack_name, "inventory.json")
 
 
 class Progress:
-    """One line per resource that changes, as it finishes; a tally at the end."""
+    """One line for each thing that changes, as it finishes. Of the many small ones a removal shows none."""
 
     QUIET = frozenset({"same", "read", "refresh"})
+    SMALL = frozenset({"File", "Certificate", "Password", "Node"})
+    PLUGIN = "using pulumi-resource-wms from $PATH"
+    """Pulumi warns that the provider comes from the checkout, which is meant."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -87,12 +103,14 @@ class Progress:
 
     def event(self, event: automation.EngineEvent) -> None:
         """Called by Pulumi for each engine event."""
-        if event.diagnostic_event and event.diagnostic_event.severity in ("error", "warning"):
-            self._line(event.diagnostic_event.message.strip())
+        told = event.diagnostic_event
+        if told and told.severity in ("error", "warning") and not told.message.startswith(self.PLUGIN):
+            self._line(told.message.strip())
         done = event.res_outputs_event
         if done and str(done.metadata.op.value) not in self.QUIET and "pulumi:" not in done.metadata.type:
             kind, name = done.metadata.type.rpartition(":")[2], done.metadata.urn.rpartition("::")[2]
-            self._line(f"{done.metadata.op.value:8} {kind:18} {name}")
+            if done.metadata.op.value != "delete" or kind not in self.SMALL:
+                self._line(f"{done.metadata.op.value:8} {kind:18} {name}")
 
     def _line(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:6.1f} s  {text}", file=self._stream, flush=True)
@@ -120,6 +138,13 @@ def _only_one(stack_name: str) -> Iterator[None]:
 
 
 def _stack(stack_name: str) -> automation.Stack:
+    """The stack, made when it does not exist yet in this WMS_HOME."""
+    state = Path(os.environ["WMS_HOME"], "pulumi", ".pulumi", "stacks", "wms", f"{stack_name}.json")
+    settings = PROJECT / f"Pulumi.{stack_name}.yaml"
+    if settings.exists() and not state.exists():
+        # The salt is of another home's passphrase; Pulumi would call ours wrong. The settings hold no secret.
+        lines = settings.read_text().splitlines(keepends=True)
+        settings.write_text("".join(line for line in lines if not line.startswith("encryptionsalt:")))
     return automation.create_or_select_stack(
         stack_name=stack_name,
         project_name="wms",
@@ -181,7 +206,7 @@ def run(arguments: list[str]) -> int:
     try:
         if options.action == "up":
             path = up(options.stack, options.overrides)
-            _say(f"inventory: {path}\nnext: make status")
+            _say(f"inventory: {path}\n{_introduce(path, options.stack)}")
         else:
             if not options.yes and not _confirmed(options.stack):
                 return 1

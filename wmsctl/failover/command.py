@@ -162,6 +162,49 @@ def resume(
     invocation.printer.document("failover.resume", results, view)
 
 
+@app.command("maintenance")
+def maintenance(
+    ctx: typer.Context,
+    state: Annotated[
+        str, typer.Argument(metavar="[on|off|show]", help="on: Patroni watches but does not act.")
+    ] = "show",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Patroni's maintenance mode. While it is on nothing fails over by itself, and wmsctl refuses to switch over,
+    promote or rejoin.
+
+    \b
+    Examples:
+      wmsctl failover maintenance
+      wmsctl failover maintenance off
+    """
+    from wmsctl.failover import maintenance as mode
+
+    invocation = of(ctx)
+    wanted = mode.parse(state)
+    cluster = invocation.clients.patroni()
+    if wanted is None or dry_run:
+        on = cluster.paused()
+        change = "" if wanted is None or wanted == on else f"; it would be turned {mode.word(wanted)}"
+        invocation.printer.document(
+            "failover.maintenance",
+            {"maintenance": on, "dry_run": dry_run},
+            lambda p: p.text(f"maintenance mode is {mode.word(on)}{change}"),
+        )
+        return
+    if wanted:
+        invocation.printer.progress("while it is on, a lost primary is not replaced")
+        invocation.printer.confirm("Go on?", yes=yes)
+    with invocation.audit.mutation("failover maintenance", state=mode.word(wanted)):
+        mode.turn(cluster, wanted)
+    invocation.printer.document(
+        "failover.maintenance",
+        {"maintenance": wanted, "dry_run": False},
+        lambda p: p.text(f"maintenance mode is {mode.word(wanted)}", "warn" if wanted else "good"),
+    )
+
+
 @app.command("history")
 def history(
     ctx: typer.Context,

@@ -125,7 +125,8 @@ def switchover(snapshot: Snapshot, to: str = "") -> SwitchoverPlan | AlreadySo |
         )
     if snapshot.store.failover_pending:
         return Refusal(
-            "Patroni has another switchover under way or scheduled", "wait, or cancel it: patronictl flush"
+            "Patroni has another switchover under way or scheduled",
+            "wait for it; one that is scheduled is cancelled with DELETE /switchover on a member's REST API",
         )
     healthy = [m for m in snapshot.members if m.running and (m is leader or m.streaming)]
     needed = snapshot.synchronous_nodes + 1
@@ -333,7 +334,9 @@ def _common(snapshot: Snapshot) -> Refusal | None:
             "bring etcd back to a quorum first: wmsctl status",
         )
     if snapshot.paused:
-        return Refusal("Patroni is paused (maintenance mode)", "resume it first: patronictl resume")
+        return Refusal(
+            "Patroni is paused (maintenance mode)", "end it first: wmsctl failover maintenance off"
+        )
     return None
 
 
