@@ -7,7 +7,11 @@ executes nothing any more; what may still run are its children, and Patroni look
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+LOOK_S = 0.01
+"""How often to look whether a postmaster that was told to stop has ended."""
 
 
 def bury() -> None:
@@ -37,5 +41,14 @@ def bury() -> None:
     def is_postmaster_process(process: Any) -> bool:
         return not is_zombie(process) and bool(known(process))
 
+    def wait(process: Any, timeout: float | None = None) -> None:
+        """Until it executes nothing any more; nobody asks for its exit code."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while is_running(process):
+            if end is not None and time.monotonic() >= end:
+                raise psutil.TimeoutExpired(timeout, pid=process.pid)
+            time.sleep(LOOK_S)
+
     PostmasterProcess.is_running = is_running
+    PostmasterProcess.wait = wait
     PostmasterProcess._is_postmaster_process = is_postmaster_process

@@ -25,6 +25,7 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Etcd3, "set_socket_options", Etcd3.set_socket_options)
     monkeypatch.setattr(RestApiHandler, "disable_nagle_algorithm", RestApiHandler.disable_nagle_algorithm)
     monkeypatch.setattr(PostmasterProcess, "is_running", PostmasterProcess.is_running)
+    monkeypatch.setattr(PostmasterProcess, "wait", PostmasterProcess.wait)
     known = PostmasterProcess._is_postmaster_process
     monkeypatch.setattr(PostmasterProcess, "_is_postmaster_process", known)
 
@@ -113,3 +114,13 @@ def test_a_zombie_named_by_the_pid_file_is_no_postmaster(child: subprocess.Popen
     zombie(child)
     assert not postmaster._is_postmaster_process()
     assert seen == [child.pid]
+
+
+def test_waiting_ends_with_the_death_and_not_with_the_reaping(child: subprocess.Popen[bytes]) -> None:
+    postmaster = PostmasterProcess(child.pid)
+    zombies.bury()
+    with pytest.raises(psutil.TimeoutExpired):
+        postmaster.wait(timeout=0.05)
+    zombie(child)
+    postmaster.wait(timeout=5)
+    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
