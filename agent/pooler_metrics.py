@@ -146,7 +146,10 @@ class Console:
                 except psycopg.Error:
                     self._connection.close()
                     self._connection = None
-            self._connection = psycopg.connect(**self._parameters, autocommit=True, row_factory=dict_row)
+            # The console knows no prepared statements, which psycopg makes of what it has sent five times.
+            self._connection = psycopg.connect(
+                **self._parameters, autocommit=True, row_factory=dict_row, prepare_threshold=None
+            )
             return self._ask(self._connection)
 
     @staticmethod

@@ -18,9 +18,9 @@ Name (default; allowed) and meaning:
     WMS_DB_CONNECT_TIMEOUT_S (2; 2-30)              for each pooler
     WMS_DB_WRITE_POOL       (8; 1-200)              most connections for writes
     WMS_DB_READ_POOL        (8; 1-200)              most connections for reads
-    WMS_READ_DEADLINE_MS    (2000; 100-60000)       a read is answered by then, with 503 if need be
+    WMS_READ_DEADLINE_MS    (2000; 100-600000)      a read is answered by then, with 503 if need be
     WMS_READ_ATTEMPT_MS     (700; 50-its deadline)  an attempt is given up by then and made again
-    WMS_WRITE_DEADLINE_MS   (5000; 100-60000)       the same for a write
+    WMS_WRITE_DEADLINE_MS   (5000; 100-600000)      the same for a write
     WMS_WRITE_ATTEMPT_MS    (3000; 50-its deadline)
     WMS_BODY_TIMEOUT_MS     (5000; 100-60000)       a request body has arrived by then
     WMS_MAX_BODY_BYTES      (65536; 1024-1048576)
@@ -189,8 +189,8 @@ def _integer(text: str) -> int | None:
 def load(environment: Mapping[str, str]) -> Settings:
     """The service's settings. Raises SettingsError naming every wrong variable; no secret is in its text."""
     read = _Reader(environment)
-    read_deadline_ms = read.integer("WMS_READ_DEADLINE_MS", 2000, 100, 60_000)
-    write_deadline_ms = read.integer("WMS_WRITE_DEADLINE_MS", 5000, 100, 60_000)
+    read_deadline_ms = read.integer("WMS_READ_DEADLINE_MS", 2000, 100, 600_000)
+    write_deadline_ms = read.integer("WMS_WRITE_DEADLINE_MS", 5000, 100, 600_000)
     settings = Settings(
         instance=read.text("WMS_INSTANCE", read.text("WMS_NODE", socket.gethostname())),
         zone=read.text("WMS_ZONE", "default"),
