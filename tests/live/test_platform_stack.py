@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from psutil import NoSuchProcess, Process
 
+from bench.rig import program
 from stacks.local.program import ROOT
 from tests.support import platform as support
 from tests.support.platform import Live, Ran, eventually, left_behind, plain
@@ -29,6 +30,11 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 OTHER, OTHER_OVERRIDES = "test-2", {"network": "127.44"}
 """A second stack, made and removed by one test."""
 UP_S = 200
+
+
+def work_mem_is(platform: Live, member: str, value: str) -> Callable[[], bool]:
+    """Whether `member` has that value now."""
+    return lambda: platform.on(member, "SHOW work_mem") == [(value,)]
 
 
 def overrides(platform: Live) -> dict[str, Any]:
@@ -140,11 +146,7 @@ def test_a_reloadable_setting_is_shown_and_reloaded_without_a_restart(platform: 
         up = platform.pulumi("up", "--yes", "--skip-preview")
         assert up.code == 0, up.text
         for member in platform.members:
-            eventually(
-                lambda name=member: platform.on(name, "SHOW work_mem") == [("9MB",)],
-                20,
-                f"{member} has not reloaded work_mem",
-            )
+            eventually(work_mem_is(platform, member, "9MB"), 20, f"{member} has not reloaded work_mem")
         account = load.account()
     assert account.errors == {}, account
     assert postmasters(platform) == before, "a reloadable setting restarted PostgreSQL"
@@ -315,11 +317,7 @@ def test_a_change_that_was_killed_half_way_is_repaired_by_the_next_up(platform: 
         assert done.code == 0, done.text
         assert "removing the lock" in done.err, done.text
         for member in platform.members:
-            eventually(
-                lambda name=member: platform.on(name, "SHOW work_mem") == [("7MB",)],
-                20,
-                f"{member} has not reloaded work_mem",
-            )
+            eventually(work_mem_is(platform, member, "7MB"), 20, f"{member} has not reloaded work_mem")
         account = load.account()
     assert account.errors == {}, account
     assert postmasters(platform) == before
@@ -344,7 +342,7 @@ def test_a_making_that_was_killed_half_way_is_finished_by_the_next_up(platform: 
         assert finished.code == 0, finished.text
         status = platform.ran(
             [
-                support.rig.program("wmsctl"),
+                program("wmsctl"),
                 "context",
                 "import",
                 str(home / "inventory.json"),
@@ -356,7 +354,7 @@ def test_a_making_that_was_killed_half_way_is_finished_by_the_next_up(platform: 
         assert status.code == 0, status.text
 
         def healthy() -> bool:
-            looked = platform.ran([support.rig.program("wmsctl"), "-c", OTHER, "status"], timeout=60)
+            looked = platform.ran([program("wmsctl"), "-c", OTHER, "status"], timeout=60)
             return looked.code == 0
 
         eventually(healthy, 60, "the second stack is not healthy", every=1)
