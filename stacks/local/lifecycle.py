@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -65,9 +66,9 @@ def down(stack_name: str) -> None:
         # The resources know how to remove themselves without the program, so a broken spec cannot prevent a removal.
         stack.destroy(on_event=Progress(sys.stderr).event, suppress_outputs=True, show_secrets=False)
         stack.workspace.remove_stack(stack_name)
-    left = Path(os.environ["WMS_HOME"], stack_name)
-    if left.exists() and not any(left.iterdir()):
-        left.rmdir()
+        left = Path(os.environ["WMS_HOME"], stack_name)
+        if left.exists():  # what is no resource: keys that the demonstration made
+            shutil.rmtree(left)
     _say("down: everything stopped, data removed")
 
 

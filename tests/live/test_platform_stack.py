@@ -22,8 +22,7 @@ from psutil import NoSuchProcess, Process
 
 from bench.rig import program
 from stacks.local.program import ROOT
-from tests.support import platform as support
-from tests.support.platform import Live, Ran, eventually, left_behind, plain
+from tests.support.platform import Live, Ran, eventually, left_behind, plain, working_below
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
@@ -72,6 +71,13 @@ def settings(platform: Live, changed: Mapping[str, Any]) -> Iterator[dict[str, A
     finally:
         back = platform.lifecycle("up", "--overrides", json.dumps(before), timeout=UP_S)
         assert back.code == 0, back.text
+
+
+def await_work_mem(platform: Live, member: str, value: str) -> None:
+    """A reload reaches the sessions that begin after it."""
+    eventually(
+        lambda: platform.on(member, "SHOW work_mem") == [(value,)], 20, f"{member} has not reloaded work_mem"
+    )
 
 
 def lock(platform: Live) -> Path:
@@ -364,7 +370,7 @@ def test_a_making_that_was_killed_half_way_is_finished_by_the_next_up(platform: 
             cwd=platform.project,
         )
         assert destroyed.code == 0, destroyed.text
-        assert support.working_below(home) == {}
+        assert working_below(home) == {}
         assert not home.exists() or not any(home.iterdir()), sorted(home.iterdir())
         file.unlink()
     finally:
