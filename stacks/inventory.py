@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stacks import engines, topology
-from stacks.engines import nginx, patroni, pgbouncer, redis, service, varnish
+from stacks.engines import nginx, patroni, pgbouncer, redis, service, varnish, versitygw
 from stacks.render import Site
 from stacks.spec import Platform
 from wmsctl import inventory as contract
@@ -56,7 +56,7 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
             masters=p.redis.masters,
         ),
         store=contract.ObjectStore(
-            endpoint=_endpoints(p, "storage", p.storage.port, tls=True)[0],
+            endpoint=_endpoints(p, "storage", p.storage.port, tls=True, path=versitygw.HEALTH)[0],
             bucket=p.storage.bucket,
             access_key="s3/access_key",
             secret_key="s3/secret_key",

@@ -6,6 +6,9 @@ from stacks import topology
 from stacks.render import Probe, Process, Site, secret
 from stacks.spec import Platform
 
+HEALTH = "/health"
+"""Path of its health check."""
+
 
 def processes(platform: Platform, site: Site) -> list[Process]:
     """One gateway on the storage node; every setting is a flag, so every change is a restart."""
@@ -29,7 +32,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 "--region",
                 platform.storage.region,
                 "--health",
-                "/health",
+                HEALTH,
                 "--keep-alive",
                 "--quiet",
                 "posix",
@@ -43,7 +46,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 "GOMAXPROCS": "2",
                 "GOGC": "50",
             },
-            probe=Probe("http", node.address, platform.storage.port, "/health", tls=True),
+            probe=Probe("http", node.address, platform.storage.port, HEALTH, tls=True),
             rollout="versitygw",
         )
         for node in topology.of_role(platform, "storage")

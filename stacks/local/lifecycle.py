@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -74,15 +75,17 @@ def down(stack_name: str) -> None:
 
 def _introduce(inventory: Path, stack_name: str) -> str:
     """Make the stack a context of wmsctl, linked so that it follows changes; returns what to say of it."""
-    from wmsctl.context import Contexts
-    from wmsctl.errors import WmsctlError
-
-    try:
-        context = Contexts().store(inventory.read_bytes(), str(inventory), name=stack_name, link=inventory)
-    except (WmsctlError, OSError) as error:
-        return f"not made known to wmsctl: {error}"
-    again = "" if context.current else f" -c {stack_name}"
-    return f"next: wmsctl{again} status (context {stack_name})"
+    wmsctl = str(ROOT / ".venv" / "bin" / "wmsctl")
+    done = subprocess.run(
+        [wmsctl, "context", "import", str(inventory), "--name", stack_name, "--link"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode != 0:
+        return f"not made known to wmsctl: {done.stderr.strip()}"
+    return f"next: wmsctl -c {stack_name} status"
 
 
 def inventory_path(stack_name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,10 @@ from stacks.local.provider.handler import Inputs
 from stacks.local.provider.homes import node_folder
 from stacks.local.provider.leadership import Leader
 from stacks.local.provider.probes import Probe
-from stacks.local.provider.procfs import Task, environment_of, folder_of, listener, task
+from stacks.local.provider.procfs import Holder, Task, environment_of, folder_of, listener, task
+
+ENDING_S = 3.0
+"""How long a listener may be without a process: a server that is ending."""
 
 Action = Literal["nothing", "reload", "restart", "recreate"]
 
@@ -127,13 +131,23 @@ def require_free_ports(inputs: ProcessInputs) -> None:
     the PostgreSQL of a Patroni that died, which the new one adopts.
     """
     for address, port in ports(inputs):
-        holder = listener(address, port)
+        holder = settled(address, port)
         if holder and not works_here(inputs, holder.pid):
             program = supervision.program_name(inputs.node, inputs.name)
             raise ProviderError(
                 f"{program} cannot start: {holder} holds {address}:{port}",
                 "Stop it, or choose another network or port in the platform's spec",
             )
+
+
+def settled(address: str, port: int) -> Holder | None:
+    """The listener, when it is certain: one without a process may just be ending, so it is looked at again."""
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        holder = listener(address, port)
+        if holder is None or holder.pid or time.monotonic() > deadline:
+            return holder
+        time.sleep(0.1)
 
 
 def works_here(inputs: ProcessInputs, pid: int) -> bool:

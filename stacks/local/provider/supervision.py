@@ -163,6 +163,16 @@ if [ -e {node_folder(home, node)}/power-off ]; then
     echo "node {node} is powered off" >&2
     exit 78
 fi
+# Workers that outlive their killed master hold its port, and the next master would fail for ever. They are told by
+# two witnesses: this folder and this program.
+program=$(readlink -f "$(command -v {shlex.quote(command[0])})")
+for left in $(find /proc/[0-9]*/cwd -maxdepth 0 -lname {folder} 2>/dev/null); do
+    left=${{left%/cwd}}
+    if [ "${{left#/proc/}}" != $$ ] && [ "$(readlink "$left/exe")" = "$program" ]; then
+        echo "ending process ${{left#/proc/}}, which a killed predecessor left"
+        kill -KILL "${{left#/proc/}}" || true
+    fi
+done
 cd {folder}
 if [ -f env ]; then
     set -a
