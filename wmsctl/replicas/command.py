@@ -66,8 +66,11 @@ def replicas(
 def pause(ctx: typer.Context, node: NodeName, yes: Yes = False, dry_run: DryRun = False) -> None:
     """Pause the replay of WAL on NODE: it keeps receiving, and shows the past. Reads there get stale.
 
+    Only in maintenance mode: otherwise Patroni resumes it at its next turn.
+
     \b
-    Example:
+    Examples:
+      wmsctl failover maintenance on
       wmsctl replicas pause pg-3 --yes
     """
     _replay(of(ctx), node, paused=True, yes=yes, dry_run=dry_run)
@@ -92,6 +95,11 @@ def _replay(invocation: Invocation, node: str, *, paused: bool, yes: bool, dry_r
     member = invocation.inventory.member(node)
     verb, printer = "pause" if paused else "resume", invocation.printer
     steps = plan.replay(replication.observe(invocation.clients, Deadline.after(5.0)), node, paused=paused)
+    if paused and not invocation.clients.patroni().paused():
+        raise Refused(
+            "Patroni would resume the replay at its next turn: it is not in maintenance mode",
+            hint="turn it on for the time of the pause: wmsctl failover maintenance on",
+        )
     document = {"node": node, "replay_paused": paused, "changed": bool(steps), "dry_run": dry_run}
     if not steps or dry_run:
         text = "; ".join(f"would {step}" for step in steps) or f"replay on {node} is {verb}d already"
