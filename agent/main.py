@@ -71,7 +71,8 @@ def detach_input() -> None:
 def main() -> None:
     """Entry point. Exits with 2 when the configuration file is not given or a wait is out of range."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m agent PATRONI.YML")
+        print("usage: python -m agent PATRONI.YML", file=sys.stderr)
+        sys.exit(2)
     try:
         if stop_poll_s():
             waits.shorten(stop_poll_s())

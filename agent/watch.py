@@ -35,11 +35,24 @@ class DeathWatch(threading.Thread):
 
     def run(self) -> None:
         """Never returns; ends with the process."""
+        told = 0
         while True:
             pid = postmaster_pid(self._data_dir)
-            if pid > 0 and wait_for_exit(pid):
+            # A death is told once: a zombie, and the pid file of it, may stay for a while.
+            if pid > 0 and pid != told and self._dies(pid):
+                told = pid
                 self._wake_until_noticed()
             time.sleep(LOOK_S)
+
+    def _dies(self, pid: int) -> bool:
+        """Wait until `pid` ends: True. False when it is not there, or the pid file names another by now: a file that
+        was left by a crash of the machine may name anybody's process."""
+        while True:
+            ended = wait_for_exit(pid, LOOK_S)
+            if ended is not None:
+                return ended
+            if postmaster_pid(self._data_dir) != pid:
+                return False
 
     def _wake_until_noticed(self) -> None:
         died = time.monotonic()
@@ -48,14 +61,14 @@ class DeathWatch(threading.Thread):
             self._wake()
 
 
-def wait_for_exit(pid: int) -> bool:
-    """Block until process `pid` ends; False at once when there is no such process."""
+def wait_for_exit(pid: int, seconds: float | None = None) -> bool | None:
+    """Block until process `pid` ends: True; False at once when there is no such process, None after `seconds`."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):
         return False
     try:
-        select.select([descriptor], [], [])
+        ended, _, _ = select.select([descriptor], [], [], seconds)
     finally:
         os.close(descriptor)
-    return True
+    return True if ended else None
