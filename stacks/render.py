@@ -17,7 +17,8 @@ import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_MARKER = re.compile(r"\$\{(secret|secret-sha256):([a-z0-9_/]+)\}")
+_NAME = "[a-z0-9_/]+"
+_MARKER = re.compile(rf"\$\{{(secret|secret-sha256):({_NAME})\}}")
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,19 @@ def template(name: str, **data: object) -> str:
 
 
 def secret(name: str) -> str:
-    """Marker for the value of a secret."""
-    return f"${{secret:{name}}}"
+    """Marker for the value of a secret. Raises ValueError for a name that would be left standing in a file."""
+    return _marker("secret", name)
 
 
 def secret_sha256(name: str) -> str:
-    """Marker for the hex SHA-256 of a secret, for servers that keep hashes."""
-    return f"${{secret-sha256:{name}}}"
+    """Marker for the hex SHA-256 of a secret, for servers that keep hashes. Raises ValueError like `secret`."""
+    return _marker("secret-sha256", name)
+
+
+def _marker(kind: str, name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"name of a secret: found {name!r}; allowed: {_NAME}")
+    return f"${{{kind}:{name}}}"
 
 
 def secrets_in(text: str) -> frozenset[str]:

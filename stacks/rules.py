@@ -245,7 +245,43 @@ def _network_is_loopback(platform: Platform) -> Iterator[str]:
         yield f"network: found {platform.network!r}; allowed: 127.1 to 127.254"
 
 
+SET_BY_KEY = {
+    "max_connections": "postgres.max_connections",
+    "superuser_reserved_connections": "postgres.superuser_reserved_connections",
+    "shared_buffers": "postgres.shared_buffers_mb",
+    "effective_cache_size": "postgres.effective_cache_size_mb",
+    "work_mem": "postgres.work_mem_mb",
+    "maintenance_work_mem": "postgres.maintenance_work_mem_mb",
+    "max_wal_size": "postgres.max_wal_size_mb",
+    "min_wal_size": "postgres.min_wal_size_mb",
+    "wal_keep_size": "postgres.wal_keep_size_mb",
+    "max_slot_wal_keep_size": "postgres.max_slot_wal_keep_size_mb",
+    "wal_retrieve_retry_interval": "postgres.wal_retrieve_retry_ms",
+    "checkpoint_timeout": "postgres.checkpoint_timeout_s",
+    "max_standby_streaming_delay": "postgres.max_standby_streaming_delay_s",
+    "log_min_duration_statement": "postgres.log_min_duration_statement_ms",
+    "statement_timeout": "timeouts.statement_s",
+    "lock_timeout": "timeouts.lock_s",
+    "idle_in_transaction_session_timeout": "timeouts.idle_in_transaction_s",
+}
+"""PostgreSQL parameters that are values of the spec."""
+
+DURABLE = frozenset(
+    {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "wal_level"}
+)
+"""Parameters on which it depends that no acknowledged write is lost."""
+
+
+def _further_settings_are_further(platform: Platform) -> Iterator[str]:
+    for name, value in platform.postgres.settings.items():
+        if key := SET_BY_KEY.get(name):
+            yield f"postgres.settings.{name}: found {value!r}; allowed: nothing, the key for it is {key}"
+        if name in DURABLE:
+            yield f"postgres.settings.{name}: found {value!r}; allowed: nothing, no write may be lost by it"
+
+
 RULES = (
+    _further_settings_are_further,
     _network_is_loopback,
     _ports_do_not_overlap,
     _ladder_descends,

@@ -7,10 +7,11 @@ key, what was found and what is allowed. Names of durations and sizes end in the
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -26,7 +27,9 @@ Natural = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 Megabytes = Annotated[int, Meta(ge=1, le=1_048_576)]
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+SETTING = r"^[a-z_.]+\Z"
+SCALARS = (str, int, float, bool)
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}\Z")]
 
 
 class SpecError(ValueError):
@@ -74,8 +77,8 @@ class ReplicaRole(Section, frozen=True):
 class Postgres(Section, frozen=True):
     version: Literal[15] = 15
     port: Port = 5432
-    database: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "wms"
-    replica_roles: tuple[ReplicaRole, ...] = (
+    database: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}\Z")] = "wms"
+    replica_roles: Annotated[tuple[ReplicaRole, ...], Meta(max_length=16)] = (
         ReplicaRole(name="analytics", port=5002),
         ReplicaRole(name="reporting", port=5003),
         ReplicaRole(name="reads", port=5004),
@@ -101,7 +104,7 @@ class Postgres(Section, frozen=True):
     wal_retrieve_retry_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
     """A replica that is told to promote while it waits to ask for WAL again sleeps this out first; PostgreSQL's own
     5000 would be the length of that failover."""
-    settings: dict[Annotated[str, Meta(pattern=r"^[a-z_.]+$")], str | int | float | bool] = {}
+    settings: dict[Annotated[str, Meta(pattern=SETTING)], str | int | float | bool] = {}
     """Further PostgreSQL parameters, by name."""
 
 
@@ -165,8 +168,8 @@ class Storage(Section, frozen=True):
     """The S3 gateway that backups and archives go to."""
 
     port: Port = 7070
-    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")] = "wms-backup"
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
+    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\Z")] = "wms-backup"
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")] = "us-east-1"
 
 
 class Service(Section, frozen=True):
@@ -281,7 +284,7 @@ class Pki(Section, frozen=True):
 class Platform(Section, frozen=True, kw_only=True):
     name: Name = "wms"
     environment: Name
-    network: Annotated[str, Meta(pattern=r"^127\.\d{1,3}$")] = "127.40"
+    network: Annotated[str, Meta(pattern=r"^127\.(0|[1-9][0-9]{0,2})\Z")] = "127.40"
     """First two octets of the nodes' addresses; node addresses are <network>.<role>.<index>."""
     zones: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=8)] = ("a", "b", "c")
     etcd: Etcd = Etcd()
@@ -325,6 +328,15 @@ def load(
 
     Raises SpecError when there is no such environment, when its file is not TOML, or when a value is wrong.
     """
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise SpecError(
+            f"the stack's overrides: found {overrides!r}; allowed: keys with values, as an object"
+        )
+    if overrides and overrides.get("environment", environment) != environment:
+        raise SpecError(
+            f"the stack's overrides: environment: found {overrides['environment']!r}; allowed: {environment!r}, "
+            "whose file is loaded (another one: pulumi config set wms:environment NAME)"
+        )
     path = folder / f"{environment}.toml"
     known = sorted(p.stem for p in folder.glob("*.toml"))
     if environment not in known:
@@ -352,24 +364,63 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+WHERE = re.compile(r" - at `(?P<key>key` in `)?\$\.(?P<path>.*)`\Z")
+
+
 def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
     """msgspec says what is allowed and where; add what was found there."""
     text = str(error)
-    allowed, _, where = text.partition(" - at `$.")
-    if not where:
+    place = WHERE.search(text)
+    if not place:
         return text
-    key = where.rstrip("`")
-    found: Any = values
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        try:
-            found = found[int(part)] if part.isdigit() else found[part]
-        except (KeyError, IndexError, TypeError):
-            return f"{key}: {allowed}"
-    return f"{key}: found {found!r}; {allowed[0].lower()}{allowed[1:]}"
+    allowed, path = text[: place.start()], place["path"]
+    if place["key"]:
+        names = _at(values, path)
+        wrong = next((name for name in names if not re.match(SETTING, str(name))), "?")
+        return f"{path}: found the name {wrong!r}; {_lower(allowed)}"
+    if path.endswith("[...]"):  # in a mapping, whose item msgspec does not name
+        path = path.removesuffix("[...]")
+        names = _at(values, path)
+        path = f"{path}." + next((str(n) for n, v in names.items() if not isinstance(v, SCALARS)), "?")
+    try:
+        found = _at(values, path)
+    except (KeyError, IndexError, TypeError):
+        return f"{path}: {allowed}"
+    choices = _choices(path)
+    if choices:
+        allowed = f"allowed: {', '.join(map(str, choices))}"
+    return f"{path}: found {found!r}; {_lower(allowed)}"
+
+
+def _at(values: Any, path: str) -> Any:
+    """What stands at `path` (a.b[0].c). Raises KeyError, IndexError or TypeError when nothing does."""
+    for part in _parts(path):
+        values = values[int(part)] if part.isdigit() else values[part]
+    return values
+
+
+def _parts(path: str) -> list[str]:
+    return path.replace("[", ".").replace("]", "").split(".")
+
+
+def _choices(path: str) -> tuple[Any, ...]:
+    """The values that a key with a short list of them may have; empty for every other key."""
+    kind: Any = Platform
+    for part in _parts(path):
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return ()
+        kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == part), None)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _unknown_key(values: Any, kind: Any, path: str) -> str:
     """The first key of `values` that `kind` does not have, with those that it has; empty when all are."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if isinstance(values, list | tuple):
         inner = next((k for k in get_args(kind) if isinstance(k, type)), None)
         for index, value in enumerate(values):
