@@ -16,9 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+import psutil
 from pulumi import automation
 
 from stacks import engines, spec
@@ -184,19 +186,49 @@ def _preflight(stack: automation.Stack, stack_name: str, overrides: dict[str, ob
 def _unlock(stack: automation.Stack, stack_name: str) -> None:
     """Remove locks and pending creations that killed runs left. Our own lock proves that no such run is alive here."""
     locks = Path(os.environ["WMS_HOME"], "pulumi", ".pulumi", "locks", "organization", "wms", stack_name)
-    for lock in locks.glob("*.json") if locks.is_dir() else ():
-        holder = json.loads(lock.read_text() or "{}")
-        pid = int(holder.get("pid", 0))
-        if pid and Path(f"/proc/{pid}").exists():
+    for lock in sorted(locks.glob("*.json")):
+        pid = _holder(lock)
+        if pid:
             raise LifecycleError(
                 f"a plain pulumi run (pid {pid}) works on stack {stack_name!r}; wait for it, or end it"
             )
-        _say(f"removing the lock of a pulumi run that was killed (pid {pid})")
+        _say(f"removing the lock of a pulumi run that was killed ({lock.name})")
         lock.unlink(missing_ok=True)
+
+
+def _holder(lock: Path) -> int:
+    """The living process that holds a lock of Pulumi, 0 when it is gone. Raises LifecycleError for a damaged file."""
+    try:
+        document = json.loads(lock.read_text() or "{}")
+        pid, taken = int(document.get("pid", 0)), str(document.get("timestamp", ""))
+    except (ValueError, TypeError, AttributeError):
+        raise LifecycleError(f"{lock} is damaged; when no pulumi runs on this stack, remove it") from None
+    if pid <= 0:
+        return 0
+    try:
+        began = psutil.Process(pid).create_time()
+    except (psutil.NoSuchProcess, OverflowError):
+        return 0
+    try:
+        # Taken before the process with its number began: the machine was started anew since, or the numbers wrapped.
+        return 0 if datetime.fromisoformat(taken).timestamp() < began - 1 else pid
+    except ValueError:
+        return pid
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _overrides(text: str) -> dict[str, object]:
+    """The option's value. Raises ArgumentTypeError, which argparse shows."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: an object with keys of the spec")
+    return found
 
 
 def run(arguments: list[str]) -> int:
@@ -204,7 +236,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m stacks.local.lifecycle", description=__doc__)
     parser.add_argument("action", choices=("up", "down"))
     parser.add_argument("--stack", default="local", help="name of the Pulumi stack (default: local)")
-    parser.add_argument("--overrides", type=json.loads, help="values laid over the environment's, as JSON")
+    parser.add_argument("--overrides", type=_overrides, help="values laid over the environment's, as JSON")
     parser.add_argument("--yes", action="store_true", help="down: delete the data without asking")
     options = parser.parse_args(arguments)
     try:
@@ -238,7 +270,10 @@ def _confirmed(stack_name: str) -> bool:
             file=sys.stderr,
         )
         return False
-    answer = input(f"Delete stack {stack_name!r} with all its data? Type its name to confirm: ")
+    try:
+        answer = input(f"Delete stack {stack_name!r} with all its data? Type its name to confirm: ")
+    except EOFError:
+        return False
     return answer.strip() == stack_name
 
 
