@@ -56,9 +56,19 @@ def server() -> Iterator[Server]:
         os.chown(folder, account.pw_uid, account.pw_gid)
         identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
     data = folder / "data"
-    command = [BINARIES / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N", "--locale=C.UTF-8"]
+    command: list[str | Path] = [
+        BINARIES / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-N",
+        "--locale=C.UTF-8",
+    ]
     subprocess.run(command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL, **identity)
-    options = ["-h", "", "-k", folder, "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+    options: list[str | Path] = ["-h", "", "-k", folder, "-c", "fsync=off", "-c", "shared_buffers=16MB"]
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [BINARIES / "postgres", "-D", data, *options],

@@ -25,7 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.pooler_metrics import TABLES, Console, handler
 from tests.support.sandbox import service_user
 
-ADDRESS = "127.83.3.1"
+ADDRESS = f"127.83.{os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
+"""By process, so that two runs on one machine do not meet."""
 PORT = 6432
 CONFIGURATION = f"""
 [databases]

@@ -149,7 +149,7 @@ def test_a_pid_that_is_gone_is_not_waited_for(start: Start) -> None:
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("text", ["-1\n", "0\n", "99999999999999999999\n"])
+@pytest.mark.parametrize("text", ["-1\n", "99999999999999999999\n"])
 def test_a_pid_that_cannot_be_wakes_nobody_and_ends_nothing(tmp_path: Path, start: Start, text: str) -> None:
     """A single-user server writes its pid negated; whatever stands there, the watch goes on."""
     (tmp_path / "postmaster.pid").write_text(text)
