@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from psycopg.rows import dict_row
 
 from agent.pooler_metrics import TABLES, Console, handler
 from tests.support.sandbox import service_user
@@ -28,6 +29,7 @@ from tests.support.sandbox import service_user
 ADDRESS = f"127.83.{os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
 """By process, so that two runs on one machine do not meet."""
 PORT = 6432
+NAME = "unit"
 CONFIGURATION = f"""
 [databases]
 wms = host=127.0.0.1 port=1 dbname=wms pool_size=7
@@ -103,7 +105,7 @@ def console() -> Console:
             "dbname": "pgbouncer",
             "sslmode": "disable",
             "connect_timeout": 3,
-            "application_name": f"unit-{os.getpid()}",
+            "application_name": NAME,
         }
     )
 
@@ -156,20 +158,37 @@ def test_a_scrape_shows_the_pool(pooler: Pooler, exporter: str) -> None:
     assert found["pgbouncer_databases_paused['wms']"] == 0
 
 
+def admin() -> psycopg.Connection[dict[str, Any]]:
+    """A console of the pooler's administrator."""
+    return psycopg.connect(
+        host=ADDRESS,
+        port=PORT,
+        user="pooler_admin",
+        dbname="pgbouncer",
+        sslmode="disable",
+        autocommit=True,
+        prepare_threshold=None,
+        row_factory=dict_row,
+    )
+
+
 def test_a_paused_database_is_seen(pooler: Pooler, exporter: str) -> None:
-    with psycopg.connect(
-        host=ADDRESS, port=PORT, user="pooler_admin", dbname="pgbouncer", sslmode="disable", autocommit=True
-    ) as admin:
-        admin.execute("PAUSE wms")
+    with admin() as connection:
+        connection.execute("PAUSE wms")
         assert values(get(f"{exporter}/metrics")[1])["pgbouncer_databases_paused['wms']"] == 1
-        admin.execute("RESUME wms")
+        connection.execute("RESUME wms")
         assert values(get(f"{exporter}/metrics")[1])["pgbouncer_databases_paused['wms']"] == 0
 
 
-def test_it_can_be_scraped_for_ever(pooler: Pooler, exporter: str) -> None:
-    """psycopg prepares a statement that it has sent five times, and the console knows none."""
+def test_many_scrapes_need_one_connection(pooler: Pooler, exporter: str) -> None:
+    """psycopg prepares a statement that it has sent five times, which the console refuses."""
+    ports = set()
     for _ in range(8):
         assert values(get(f"{exporter}/metrics")[1])["pgbouncer_up[]"] == 1
+        with admin() as connection:
+            clients = connection.execute("SHOW CLIENTS").fetchall()
+        ports |= {row["port"] for row in clients if row["application_name"] == NAME}
+    assert len(ports) == 1
 
 
 def test_a_restart_costs_no_scrape_and_an_absence_says_so(
