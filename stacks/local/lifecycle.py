@@ -184,7 +184,7 @@ def _preflight(stack: automation.Stack, stack_name: str, overrides: dict[str, ob
 
 
 def _unlock(stack: automation.Stack, stack_name: str) -> None:
-    """Remove locks and pending creations that killed runs left. Our own lock proves that no such run is alive here."""
+    """Remove locks that killed runs left. Our own lock proves that no such run is alive here."""
     locks = Path(os.environ["WMS_HOME"], "pulumi", ".pulumi", "locks", "organization", "wms", stack_name)
     for lock in sorted(locks.glob("*.json")):
         pid = _holder(lock)
@@ -206,7 +206,10 @@ def _holder(lock: Path) -> int:
     if pid <= 0:
         return 0
     try:
-        began = psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        began = process.create_time()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return 0
     except (psutil.NoSuchProcess, OverflowError):
         return 0
     try:

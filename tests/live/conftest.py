@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.support.platform import Live
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools() -> None:
+    """Pulumi and its language host are found whatever PATH the tests were started with."""
+    from toolchain.env import process_environment
+
+    os.environ["PATH"] = process_environment()["PATH"]
 
 
 @pytest.fixture

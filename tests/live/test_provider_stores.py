@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from stacks.local.provider.handlers.redis_cluster import RedisClusterHandler
 from stacks.local.provider.leadership import Leader, leads, relieve
 from stacks.local.provider.supervision import become
 from stacks.local.provider.values import Values
+from toolchain.env import process_environment
 
 ACCOUNT = service("wms-platform" if os.geteuid() == 0 else "")
 NETWORK = "127.41.78"
@@ -405,7 +405,7 @@ def members(folder: Path, etcd: str) -> Iterator[list[str]]:
             path.write_text(yaml.safe_dump(config), encoding="utf-8")
             path.chmod(0o644)
             url = urls[-1]
-            command = [str(Path(sys.executable).parent / "patroni"), str(path)]
+            command = [process_environment()["WMS_PYTHON"], "-m", "patroni", str(path)]
             stack.enter_context(server(command, place, lambda url=url: runs(url)))  # type: ignore[misc]
         access = patroni.Access(tuple(urls))
         wait(lambda: patroni.candidate(patroni.view(access), leader_name(access)), "a synchronous standby")

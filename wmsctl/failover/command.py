@@ -179,6 +179,7 @@ def maintenance(
       wmsctl failover maintenance
       wmsctl failover maintenance off
     """
+    from wmsctl.deadline import Deadline
     from wmsctl.failover import maintenance as mode
 
     invocation = of(ctx)
@@ -197,7 +198,7 @@ def maintenance(
         invocation.printer.progress("while it is on, a lost primary is not replaced")
         invocation.printer.confirm("Go on?", yes=yes)
     with invocation.audit.mutation("failover maintenance", state=mode.word(wanted)):
-        mode.turn(cluster, wanted)
+        mode.turn(cluster, wanted, Deadline.after(10.0))
     invocation.printer.document(
         "failover.maintenance",
         {"maintenance": wanted, "dry_run": False},

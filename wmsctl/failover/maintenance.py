@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from wmsctl.errors import Failed, Usage
 
 if TYPE_CHECKING:
     from wmsctl.clients.patroni import Patroni
+    from wmsctl.deadline import Deadline
+
+LOOK_S = 0.1
 
 
 def parse(state: str) -> bool | None:
@@ -23,16 +27,18 @@ def word(on: bool) -> str:
     return "on" if on else "off"
 
 
-def turn(cluster: Patroni, on: bool) -> None:
-    """Store the mode; the members follow at their next turn (loop_wait). Safe to repeat.
+def turn(cluster: Patroni, on: bool, deadline: Deadline) -> None:
+    """Store the mode and wait until the members say so, which they do at their next turn. Safe to repeat.
 
-    Raises Unreachable when no member answers, Failed when the store does not say so afterwards.
+    Raises Unreachable when no member answers, Failed when the mode is another one at the deadline.
     """
     if cluster.paused() == on:
         return
     cluster.ask(lambda member: member.patch_config({"pause": True if on else None}))
-    if cluster.paused() != on:
-        raise Failed(
-            f"maintenance mode did not become {word(on)}: somebody else changed it",
-            hint="look: wmsctl failover maintenance",
-        )
+    while cluster.paused() != on:
+        if deadline.expired:
+            raise Failed(
+                f"maintenance mode did not become {word(on)}: somebody else changed it, or the members do not follow",
+                hint="look: wmsctl failover maintenance",
+            )
+        time.sleep(LOOK_S)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from wmsctl.clients.patroni import Patroni
+from wmsctl.deadline import Deadline
 from wmsctl.errors import Failed, Usage
 from wmsctl.failover.maintenance import parse, turn
 
@@ -47,11 +48,11 @@ def test_another_word_is_refused_with_those_that_are_allowed() -> None:
 def test_turning_changes_the_mode_alone_and_is_safe_to_repeat(on: bool) -> None:
     store = Store(pause=not on)
     for _ in range(2):
-        turn(cast(Patroni, store), on)
+        turn(cast(Patroni, store), on, Deadline.after(5))
     assert store.config == {"ttl": 20, **({"pause": True} if on else {})}
     assert store.changes == 1
 
 
 def test_a_change_that_is_not_kept_is_told() -> None:
     with pytest.raises(Failed, match="did not become off"):
-        turn(cast(Patroni, Store(pause=True, stuck=True)), False)
+        turn(cast(Patroni, Store(pause=True, stuck=True)), False, Deadline.after(0.3))
