@@ -253,7 +253,9 @@ def test_every_command_explains_itself_with_an_example(platform: Live) -> None:
 
 
 def test_bash_completes_commands_contexts_and_nodes(platform: Live) -> None:
-    script = platform.ran([rig.program("wmsctl"), "--show-completion", "bash"], timeout=30)
+    # The shell is the one that it is started by.
+    shown = f"{rig.program('wmsctl')} --show-completion; exit $?"
+    script = platform.ran(["bash", "-c", shown], timeout=30)
     assert script.code == 0 and "complete " in script.out, script.text
     checked = platform.ran(["bash", "-n", "-c", script.out], timeout=10)
     assert checked.code == 0, checked.text

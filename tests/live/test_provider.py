@@ -22,6 +22,7 @@ import pytest
 from pulumi import automation
 
 from stacks.local import resources
+from toolchain.env import process_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = "wms-platform"
@@ -69,7 +70,9 @@ class Platform:
 
     def program(self) -> None:
         """The Pulumi program."""
-        supervisor = resources.Supervisor("supervisor", home=self.home, user=self.user, python=sys.executable)
+        supervisor = resources.Supervisor(
+            "supervisor", home=self.home, user=self.user, python=process_environment()["WMS_PYTHON"]
+        )
         password = resources.Password("password", length=24)
         # Below a component the URN names both types; the provider must find its own in it.
         node = pulumi.ComponentResource("wms:local:Node", "web-1")
@@ -97,7 +100,7 @@ class Platform:
             node="web-1",
             name="site",
             command=[
-                sys.executable,
+                python,
                 "-m",
                 "http.server",
                 "--bind",

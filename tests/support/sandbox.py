@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 from stacks import engines, render, spec, topology
 from stacks.render import Process, Site
 from tests.support.pki import Authority
+from toolchain.env import process_environment
 
 USER = "wms-platform"
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -50,7 +50,7 @@ class Sandbox:
         self.platform, self.home, self.user = platform, home, service_user()
         self.site = Site(
             home=str(home),
-            python=sys.executable,
+            python=process_environment()["WMS_PYTHON"],
             service=ROOT,
             agent=ROOT,
             ca=str(home / "pki/ca.crt"),
