@@ -70,9 +70,9 @@ class Platform:
 
     def program(self) -> None:
         """The Pulumi program."""
-        supervisor = resources.Supervisor(
-            "supervisor", home=self.home, user=self.user, python=process_environment()["WMS_PYTHON"]
-        )
+        # Of the cache: the servers' user may not be allowed into the checkout.
+        python = process_environment()["WMS_PYTHON"]
+        supervisor = resources.Supervisor("supervisor", home=self.home, user=self.user, python=python)
         password = resources.Password("password", length=24)
         # Below a component the URN names both types; the provider must find its own in it.
         node = pulumi.ComponentResource("wms:local:Node", "web-1")
