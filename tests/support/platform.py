@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -158,9 +158,13 @@ class Live(rig.Platform):
             return rows(connection, sql, parameters)
 
     def timeline(self) -> int:
-        found = self.clients.patroni().cluster().leader
-        assert found is not None and found.timeline is not None, "no member leads"
-        return found.timeline
+        """The newest that a member is on by its own word; what is in the store lags behind by a turn."""
+        found = []
+        for member in self.clients.patroni().members:
+            with suppress(WmsctlError):
+                found.append(member.status(timeout=2).timeline or 0)
+        assert any(found), "no member tells its timeline"
+        return max(found)
 
     def postmaster(self, node: str) -> int:
         """Process id of the member's PostgreSQL. Raises FileNotFoundError when it does not run."""
