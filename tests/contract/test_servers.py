@@ -362,7 +362,8 @@ def prometheus(platform: Live, path: str) -> Any:
 def test_prometheus_reaches_every_target(platform: Live) -> None:
     def down() -> list[str]:
         targets = prometheus(platform, "/api/v1/targets")["activeTargets"]
-        assert len(targets) > 30
+        if len(targets) <= 30:
+            return [f"only {len(targets)} targets are known"]
         return [f"{t['scrapeUrl']}: {t['lastError']}" for t in targets if t["health"] != "up"]
 
     # The first scrape of each comes within an interval (5 s) of the start.

@@ -25,6 +25,8 @@ from tests.support.pki import Authority
 from toolchain.env import process_environment
 
 USER = "wms-platform"
+PYTHON = process_environment()["WMS_PYTHON"]
+"""Of the cache: the servers' user may not be allowed into the checkout."""
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -50,7 +52,7 @@ class Sandbox:
         self.platform, self.home, self.user = platform, home, service_user()
         self.site = Site(
             home=str(home),
-            python=process_environment()["WMS_PYTHON"],
+            python=PYTHON,
             service=ROOT,
             agent=ROOT,
             ca=str(home / "pki/ca.crt"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from stacks.local.provider.accounts import Account, service
 from stacks.local.provider.handlers.supervisor import SupervisorHandler
 from stacks.local.provider.homes import claim
 from stacks.local.provider.values import Values
+from tests.support.sandbox import PYTHON
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def platform(user: str) -> Iterator[Values]:
     folder = Path(tempfile.mkdtemp(prefix="wms-unit-", dir="/var/tmp"))
     folder.chmod(0o755)
     handler = SupervisorHandler()
-    inputs, problems = handler.check({"home": str(folder / "home"), "python": sys.executable, "user": user})
+    inputs, problems = handler.check({"home": str(folder / "home"), "python": PYTHON, "user": user})
     assert problems == []
     _, state = handler.create("supervisor", inputs)
     yield inputs

@@ -24,6 +24,7 @@ from stacks.local.provider.processes import Action, Observed, ProcessInputs, dec
 from stacks.local.provider.procfs import listener, task, under
 from stacks.local.provider.rollout import Rollouts
 from stacks.local.provider.values import Values
+from tests.support.sandbox import PYTHON
 
 ADDRESS = "127.41.79.1"
 
@@ -136,7 +137,7 @@ class Server:
             "user": platform["user"],
             "node": "web-1",
             "name": name,
-            "command": [sys.executable, "-m", "http.server", "--bind", ADDRESS, str(port)],
+            "command": [PYTHON, "-m", "http.server", "--bind", ADDRESS, str(port)],
             "stop_seconds": 5,
             "probe": {"kind": "http", "address": ADDRESS, "port": port, "timeout_s": 15, "interval_s": 0.1},
         }
@@ -216,7 +217,7 @@ def test_a_reload_keeps_the_process_and_a_restart_does_not(platform: Values) -> 
         "while True: time.sleep(0.05)\n"
     )
     server = Server(platform, "reload", 8103)
-    server.base |= {"command": [sys.executable, "-c", program], "probe": {"kind": "none"}}
+    server.base |= {"command": [PYTHON, "-c", program], "probe": {"kind": "none"}}
     server.base |= {"reload": {"signal": "HUP"}}
     server.create(reload_on={"c": "1"}, restart_on={"d": "1"})
     before = server.pid
@@ -365,7 +366,7 @@ def test_wrong_inputs_are_named(inputs: Values, property_name: str) -> None:
 
 def supervisor(empty: Path, user: str) -> tuple[SupervisorHandler, Values, Values]:
     handler = SupervisorHandler()
-    inputs, problems = handler.check({"home": str(empty / "home"), "python": sys.executable, "user": user})
+    inputs, problems = handler.check({"home": str(empty / "home"), "python": PYTHON, "user": user})
     assert problems == []
     return handler, inputs, handler.create("supervisor", inputs)[1]
 
@@ -432,7 +433,7 @@ def test_delete_leaves_nothing_running_and_only_foreign_files(
 def test_a_home_without_marker_is_not_deleted(empty: Path, user: str) -> None:
     home = empty / "home"
     (home / "nodes").mkdir(parents=True)
-    state = {"home": str(home), "python": sys.executable, "user": user}
+    state = {"home": str(home), "python": PYTHON, "user": user}
     with pytest.raises(ProviderError, match=r"is not removed: it has no \.wms-platform"):
         SupervisorHandler().delete("s", state)
     assert (home / "nodes").is_dir()
