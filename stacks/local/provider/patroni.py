@@ -4,17 +4,21 @@ restarts.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stacks.local.provider.errors import ProviderError, Unreachable
+from stacks.local.provider.errors import DeadlineExceeded, ProviderError, Unreachable
 from stacks.local.provider.waiting import pause, until
 from stacks.local.provider.web import Answer, expect, request
 
 SYNC_ROLES = frozenset({"sync_standby", "quorum_standby"})
 """Standbys that are certain to have every acknowledged commit (Patroni: replication modes)."""
 SWITCHOVER_SECONDS = 90.0
+STREAM_SECONDS = 30.0
+RESTART_ROUNDS = 3
+"""A standby may be able to follow only after the leader has restarted, and have read of it only one round later."""
 
 
 @dataclass(frozen=True)
@@ -244,14 +248,16 @@ def spelled(value: Any) -> str:
     return {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(text, text)
 
 
-HOT_STANDBY = (
-    "max_connections",
-    "max_worker_processes",
-    "max_wal_senders",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
-)
-"""Settings that a standby must not have lower than its primary (PostgreSQL: hot standby)."""
+HOT_STANDBY = {
+    "max_connections": 100,
+    "max_worker_processes": 8,
+    "max_wal_senders": 10,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+"""Settings that a standby must not have lower than its primary (PostgreSQL: hot standby), with the values that
+Patroni gives them when its configuration names none.
+"""
 
 
 def lowers(current: Any, wanted: Any) -> bool:
@@ -263,11 +269,14 @@ def lowers(current: Any, wanted: Any) -> bool:
         for each in (current, wanted)
     )
     return any(
-        str(old.get(name, "")).isdigit()
-        and str(new.get(name, "")).isdigit()
-        and int(new[name]) < int(old[name])
-        for name in HOT_STANDBY
+        str(new.get(name, "")).isdigit() and int(new[name]) < number(old.get(name), default)
+        for name, default in HOT_STANDBY.items()
     )
+
+
+def number(value: Any, default: int) -> int:
+    """`value` as a whole number, else `default`."""
+    return int(value) if str(value).isdigit() else default
 
 
 def restart_order(members: Sequence[Member], leader_first: bool = False) -> list[Member]:
@@ -284,8 +293,7 @@ def restart_pending(access: Access, settle: float, seconds: float, leader_first:
     Raises ProviderError when one does not come back within `seconds`, or still waits for a restart after all.
     """
     done: list[str] = []
-    # A second round: a standby may be able to follow only after the leader has restarted.
-    for _ in range(2):
+    for _ in range(RESTART_ROUNDS):
         pause(settle)
         waiting = restart_order(view(access).members, leader_first)
         for member in waiting:
@@ -293,6 +301,10 @@ def restart_pending(access: Access, settle: float, seconds: float, leader_first:
             done.append(member.name)
         if not waiting:
             return done
+        # A standby learns from the stream that its primary's limits are lower now: one that does not stream yet
+        # would keep the old ones through its restart. One that never streams is the next round's to tell.
+        with contextlib.suppress(DeadlineExceeded):
+            until(lambda: flows(access), seconds=STREAM_SECONDS, interval=0.2, what="streaming", do="")
     pause(settle)
     left = [member.name for member in view(access).members if member.pending_restart]
     if left:
@@ -301,6 +313,14 @@ def restart_pending(access: Access, settle: float, seconds: float, leader_first:
             "GET /patroni of that member tells which settings; see its log",
         )
     return done
+
+
+def flows(access: Access) -> bool:
+    """Whether every standby streams from its leader."""
+    try:
+        return all(member.leads or member.state == "streaming" for member in view(access).members)
+    except Unreachable:
+        return False
 
 
 def restart(access: Access, member: Member, seconds: float) -> None:

@@ -66,6 +66,9 @@ def test_members_restart_with_the_leader_last_unless_a_limit_gets_lower() -> Non
         old, {"postgresql": {"parameters": {"max_connections": 200, "work_mem": "1MB"}}}
     )
     assert not patroni.lowers({}, {})
+    # What the configuration does not name has Patroni's default, 100.
+    assert patroni.lowers({}, {"postgresql": {"parameters": {"max_connections": 90}}})
+    assert not patroni.lowers({}, {"postgresql": {"parameters": {"max_connections": 100}}})
 
 
 @pytest.mark.parametrize(

@@ -53,21 +53,12 @@ class BucketHandler(Handler[BucketInputs]):
             return {"state": "present"} if exists(client, inputs.name) else None
 
     def remove(self, resource_id: str, inputs: BucketInputs, state: Values) -> None:
-        with store(inputs) as client:
-            if not exists(client, inputs.name):
-                return
-            if inputs.force_destroy:
-                empty(client, inputs.name)
-            try:
-                client.delete_bucket(Bucket=inputs.name)
-            except client.exceptions.ClientError as error:
-                if code(error) == "BucketNotEmpty":
-                    raise ProviderError(
-                        f"bucket {inputs.name} holds objects and is not deleted",
-                        "Empty it, or set force_destroy and run pulumi up first",
-                    ) from None
-                if code(error) not in ("NoSuchBucket", "404"):
-                    raise
+        try:
+            with store(inputs) as client:
+                discard(client, inputs)
+        except Unreachable:
+            # As for a database: the server is gone, and its data go with its folder.
+            return
 
     @staticmethod
     def put(inputs: BucketInputs) -> Values:
@@ -137,6 +128,24 @@ def exists(client: Any, name: str) -> bool:
             return False
         raise
     return True
+
+
+def discard(client: Any, inputs: BucketInputs) -> None:
+    """Delete the bucket, if it is there; what it holds only with `force_destroy`. Raises ProviderError."""
+    if not exists(client, inputs.name):
+        return
+    if inputs.force_destroy:
+        empty(client, inputs.name)
+    try:
+        client.delete_bucket(Bucket=inputs.name)
+    except client.exceptions.ClientError as error:
+        if code(error) == "BucketNotEmpty":
+            raise ProviderError(
+                f"bucket {inputs.name} holds objects and is not deleted",
+                "Empty it, or set force_destroy and run pulumi up first",
+            ) from None
+        if code(error) not in ("NoSuchBucket", "404"):
+            raise
 
 
 def empty(client: Any, name: str) -> None:
