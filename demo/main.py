@@ -21,7 +21,6 @@ from wmsctl.ledger.record import read
 from wmsctl.ledger.writer import LedgerRun, Options
 from wmsctl.secrets import Secrets
 
-CONTEXT = "local"
 WMSCTL = str(ROOT / ".venv" / "bin" / "wmsctl")
 
 BEFORE_S, AFTER_S = 5, 12
@@ -40,10 +39,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--no-fence", action="store_true", help="do not fence: wait until the lease runs out (20 s)"
     )
+    parser.add_argument("--stack", default="local", help="name of the Pulumi stack (default: local)")
+    parser.add_argument("--overrides", help="values laid over the environment's, as JSON")
     options = parser.parse_args(arguments)
-    if (code := lifecycle.run(["up"])) != 0:
+    overrides = ["--overrides", options.overrides] if options.overrides else []
+    if (code := lifecycle.run(["up", "--stack", options.stack, *overrides])) != 0:
         return code
-    path = lifecycle.inventory_path("local")
+    wmsctl = Wmsctl(options.stack)
+    path = lifecycle.inventory_path(options.stack)
     inventory = contract.load(path)
     secrets = Secrets.load(inventory.secrets)
     title("Sample data")
@@ -84,36 +87,43 @@ def main(arguments: list[str]) -> int:
     title("Repair")
     wmsctl("failover", "rejoin", primary, "--yes")
     title("The platform after")
-    healthy = wait_healthy()
+    healthy = wmsctl.healthy()
     title("Measured")
     objectives = Objectives(inventory.thresholds.rto_s, inventory.thresholds.rpo_s)
     lines, met = verdict(account, answers, objectives)
     print("\n".join(lines))
-    print("\nThe platform stays up. See it: make status. Remove it: make down")
+    if options.stack == "local":
+        print("\nThe platform stays up. See it: make status. Remove it: make down")
     return 0 if met and healthy else 1
 
 
-def wmsctl(*arguments: str) -> int:
-    """Run a wmsctl command in the demonstration's context, shown as an operator would type it; its exit code."""
-    print(f"\n$ wmsctl {' '.join(arguments)}", flush=True)
-    scope = [] if arguments[0] == "context" else ["--context", CONTEXT]
-    return subprocess.run([WMSCTL, *scope, *arguments], check=False, timeout=300).returncode
+class Wmsctl:
+    """wmsctl in the context of the demonstration's stack."""
 
+    def __init__(self, context: str) -> None:
+        self._context = context
 
-def wait_healthy() -> bool:
-    """Wait until the verdict is healthy, then show the status; False when it is not by the deadline."""
-    deadline = time.monotonic() + HEALTHY_S
-    while time.monotonic() < deadline:
-        quiet = subprocess.run(
-            [WMSCTL, "--context", CONTEXT, "status", "-o", "json"],
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        if quiet.returncode == 0:
-            break
-        time.sleep(1)
-    return wmsctl("status") == 0
+    def __call__(self, *arguments: str) -> int:
+        """Run a command, shown as an operator would type it; its exit code."""
+        shown = [] if self._context == "local" else ["-c", self._context]
+        print(f"\n$ {' '.join(['wmsctl', *shown, *arguments])}", flush=True)
+        return subprocess.run([*self._command, *arguments], check=False, timeout=300).returncode
+
+    def healthy(self) -> bool:
+        """Wait until the verdict is healthy, then show the status; False when it is not by the deadline."""
+        deadline = time.monotonic() + HEALTHY_S
+        while time.monotonic() < deadline:
+            quiet = subprocess.run(
+                [*self._command, "status", "-o", "json"], capture_output=True, check=False, timeout=60
+            )
+            if quiet.returncode == 0:
+                break
+            time.sleep(1)
+        return self("status") == 0
+
+    @property
+    def _command(self) -> list[str]:
+        return [WMSCTL, "--context", self._context]
 
 
 def leader(inventory: contract.Inventory, secrets: Secrets) -> str:

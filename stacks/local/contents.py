@@ -13,7 +13,32 @@ from stacks.local.vault import Vault
 from stacks.render import Site
 from stacks.spec import Platform
 
+CONTENTS = (
+    resources.EtcdAuth,
+    resources.PatroniConfig,
+    resources.RedisCluster,
+    resources.Bucket,
+    resources.Job,
+    resources.DatabaseRole,
+    resources.Database,
+    resources.DatabaseExtension,
+    resources.DatabaseScript,
+)
 SQL = Path(__file__).resolve().parents[1] / "sql"
+
+
+def goes_with(supervisor: pulumi.Resource) -> None:
+    """What servers hold needs no removal of its own when the supervisor goes, and all their data with it: a platform
+    can be removed whatever state its servers are in. For resources that are declared after this call.
+    """
+
+    def transform(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+        if not args.custom or args.type_ not in {f"wms:index:{kind.__name__}" for kind in CONTENTS}:
+            return None
+        options = pulumi.ResourceOptions.merge(args.opts, pulumi.ResourceOptions(deleted_with=supervisor))
+        return pulumi.ResourceTransformResult(props=args.props, opts=options)
+
+    pulumi.runtime.register_resource_transform(transform)
 
 
 def store_users(

@@ -29,6 +29,7 @@ def main() -> None:
     platform = spec.load(config.get("environment") or "local", config.get_object("overrides"))
     home, user, python = _machine()
     supervisor = resources.Supervisor("supervisor", home=home, user=user, python=python)
+    contents.goes_with(supervisor)
     below = pulumi.ResourceOptions(depends_on=[supervisor])
     releases = [
         resources.Release(
