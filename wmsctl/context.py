@@ -105,6 +105,18 @@ class Contexts:
         _write(self.directory / "current", name + "\n")
         return Context(name, context.source, context.linked, True)
 
+    def remove(self, name: str) -> Context:
+        """Forget a context; the inventory that a link leads to stays. Raises Usage when it does not exist."""
+        context = self.get(name)
+        try:
+            for suffix in ("link", "json"):
+                (self.folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            if context.current:
+                (self.directory / "current").unlink(missing_ok=True)
+        except OSError as error:
+            raise Failed(f"cannot remove {error.filename}: {error.strerror}") from error
+        return context
+
     def load(self, context: Context) -> Inventory:
         """The inventory of a context. Raises InventoryError (a Usage) when it is missing or malformed."""
         from wmsctl import inventory

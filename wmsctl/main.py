@@ -29,7 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "failover": ("wmsctl.failover.command", "Switchover, promotion, rejoin, and the history of them."),
     "ledger": ("wmsctl.ledger.command", "Acknowledged writes, and whether they are all still there."),
     "node": ("wmsctl.node.command", "Power of the local target's nodes: kill, freeze, thaw, power on."),
-    "context": ("wmsctl.contexts.command", "Which platform wmsctl speaks to: list, use, show, import."),
+    "context": (
+        "wmsctl.contexts.command",
+        "Which platform wmsctl speaks to: list, use, show, import, remove.",
+    ),
 }
 """Name → (module whose `app` is the command, one line for the listing). A new slice adds its line here."""
 

@@ -64,6 +64,22 @@ def use(ctx: typer.Context, name: Name) -> None:
     invocation.printer.document("context", _row(context), lambda p: p.text(f"now speaking to {context.name}"))
 
 
+@app.command("remove")
+def remove(ctx: typer.Context, name: Name) -> None:
+    """Forget a context. The platform, and the inventory that a link leads to, stay as they are.
+
+    \b
+    Example:
+      wmsctl context remove staging
+    """
+    invocation = of(ctx)
+    context = invocation.contexts.remove(name)
+    chosen = "; no context is chosen now" if context.current else ""
+    invocation.printer.document(
+        "context", {**_row(context), "current": False}, lambda p: p.text(f"forgot {context.name}{chosen}")
+    )
+
+
 @app.command("show")
 def show(
     ctx: typer.Context,

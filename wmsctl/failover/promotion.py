@@ -22,6 +22,7 @@ from wmsctl.failover.world import Lead
 from wmsctl.hosts import Evidence
 
 FENCE_S = 15.0
+PROVE_AFTER_LOSS_S = 10.0
 POLL_S = 0.02
 
 
@@ -73,9 +74,27 @@ def apply(
     with steps.step(
         "prove", f"{lead.name} leads on timeline {lead.timeline}; proving a write through every way in"
     ) as facts:
-        outcome.proofs = tuple(world.prove(lead.name, steps.record.id, deadline))
+        outcome.proofs = _prove(plan, lead, world, steps, deadline)
         _check(outcome)
         outcome.proven_ms = facts["ms"] = _since(started)
+
+
+def _prove(
+    plan: PromotePlan, lead: Lead, world: Promotable, steps: Steps, deadline: Deadline
+) -> tuple[Proof, ...]:
+    """Prove writes. After a promotion past Patroni's checks a standby may be missing, and without one nothing is
+    acknowledged: that is told soon, with what helps.
+    """
+    if plan.loss is None:
+        return tuple(world.prove(lead.name, steps.record.id, deadline))
+    try:
+        return tuple(world.prove(lead.name, steps.record.id, deadline.within(PROVE_AFTER_LOSS_S)))
+    except Failed as error:
+        raise Failed(
+            f"{lead.name} leads on timeline {lead.timeline}, and writes are not acknowledged yet: {error.message}",
+            hint="a commit wants a synchronous standby: bring a member back (wmsctl node power-on NODE, then"
+            " wmsctl failover rejoin NODE), then wmsctl failover resume",
+        ) from error
 
 
 def _fence(

@@ -99,6 +99,19 @@ def test_an_unknown_context_lists_the_known(contexts: Contexts) -> None:
         contexts.get("../alpha")
 
 
+def test_a_removed_context_is_forgotten_and_no_longer_chosen(contexts: Contexts, tmp_path: Path) -> None:
+    source = tmp_path / "inventory.json"
+    source.write_bytes(encoded())
+    contexts.store(encoded(), "x", name="gone", link=source)
+    contexts.store(encoded(), "x", name="kept")
+    contexts.remove("gone")
+    assert contexts.names() == ["kept"] and source.exists()
+    with pytest.raises(Usage, match="no context is chosen"):
+        contexts.choose()
+    with pytest.raises(Usage, match="no context 'gone'; there are: kept"):
+        contexts.remove("gone")
+
+
 def test_a_copy_is_private_and_a_link_follows_its_file(contexts: Contexts, tmp_path: Path) -> None:
     source = tmp_path / "inventory.json"
     source.write_bytes(encoded())
