@@ -24,7 +24,7 @@ doctor: ## Check that this machine can run the platform
 	@$(TOOLCHAIN) doctor
 
 .PHONY: up
-up: setup ## Make or repair the local platform
+up: setup web ## Make or repair the local platform
 	@echo "Making the local platform:"
 	@$(PYTHON) -m stacks.local.lifecycle up $(ARGS)
 
@@ -34,7 +34,7 @@ down: setup ## Remove the local platform; asks before it deletes data
 	@$(PYTHON) -m stacks.local.lifecycle down $(ARGS)
 
 .PHONY: demo
-demo: setup ## Make the platform, kill the primary's node under load, and show the measured recovery
+demo: setup web ## Make the platform, kill the primary's node under load, and show the measured recovery
 	@echo "The demonstration: a platform, a load, the loss of the primary's node:"
 	@$(PYTHON) -m demo $(ARGS)
 
@@ -56,11 +56,11 @@ test: ## All tests but the long ones, on platforms that they make and remove the
 test-full: ## Every test, the whole fault matrix included (long)
 test: SELECTION := -m "not full"
 # Goes on after a failure, so that one run shows everything; the last line is the sum over all pytest runs.
-test test-full: setup
-	@echo "check, then tests/contract and tests/live $(SELECTION); reports in $(REPORTS):"
+test test-full: setup web
+	@echo "check, then tests/contract, tests/live and tests/web $(SELECTION); reports in $(REPORTS):"
 	@rm -rf $(REPORTS) && mkdir -p $(REPORTS); status=0; \
 	$(MAKE) check || status=1; \
-	$(BIN)/pytest $(SELECTION) --junit-xml $(REPORTS)/live.xml tests/contract tests/live $(ARGS) || status=1; \
+	$(BIN)/pytest $(SELECTION) --junit-xml $(REPORTS)/live.xml tests/contract tests/live tests/web $(ARGS) || status=1; \
 	$(TOOLCHAIN) results $(REPORTS) check live || status=1; \
 	exit $$status
 
@@ -68,6 +68,11 @@ test test-full: setup
 bench: setup ## Run the benchmarks; results go to bench/results
 	@echo "Benchmarks:"
 	@$(PYTHON) -m bench $(ARGS)
+
+.PHONY: web
+web: ## Build the web application into wms/web/dist, from its lock file and within its size budgets (needs Node.js)
+	@echo "The web application:"
+	@python3 -m wms.web.build $(ARGS)
 
 .PHONY: format
 format: setup ## Format the code and mend what the linter can mend
