@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -150,20 +150,24 @@ def pgbench(
 
 
 @contextmanager
-def service(db: Database, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One ready service process with plain HTTP."""
+def service(
+    db: Database, folder: Path, command: Sequence[str] = ("-m", "wms.serve"), **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One ready service process with plain HTTP, started by Python with `command`."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
         "WMS_ACCESS_LOG": "errors",
         "WMS_DRAIN_MS": "0",
+        # Counted as every request is, and never refused.
+        "WMS_RATE_PREMIUM": "1000000000",
+        "WMS_RATE_ANONYMOUS": "1000000000",
         **db.environment(),
+        **variables,
     }
     with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "wms.serve"], env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 15
         while True:

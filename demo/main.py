@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from demo import data
 from demo.report import Event, Objectives, timeline, verdict
 from demo.shop import Shop
 from stacks.local import lifecycle
@@ -136,20 +135,8 @@ def leader(inventory: contract.Inventory, secrets: Secrets) -> str:
 
 def seed(inventory: contract.Inventory, secrets: Secrets, keys: Path) -> str:
     """Load the sample data (a second time it adds only what is missing); returns an API key of its first tenant."""
-    environment = {
-        **os.environ,
-        "WMS_DB_HOSTS": ",".join(f"{p.address}:{p.port}" for p in inventory.pools.poolers),
-        "WMS_DB_WRITE_NAME": inventory.pools.write_database,
-        "WMS_DB_CA": inventory.ca,
-        "WMS_OWNER_PASSWORD": secrets.get("postgres/owner").reveal(),
-    }
-    subprocess.run(
-        [sys.executable, "-m", "wms.seed", "--keys-out", str(keys)],
-        check=True,
-        timeout=120,
-        env=environment,
-        cwd=ROOT,
-    )
+    if data.load(inventory, secrets, ["--keys-out", str(keys)]) != 0:
+        raise RuntimeError("the sample data was not loaded; see the message above")
     key: str = json.loads(keys.read_text())[0]["api_key"]
     return key
 

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from wms.cache_metrics import CacheMetrics
 from wms.store.retry import REASONS
 
 REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
@@ -60,10 +61,32 @@ class Metrics:
         for pool in ("write", "read"):
             for reason in REASONS:
                 self.database_errors.labels(pool, reason)
+        self.reads_behind = Counter(
+            "wms_database_reads_behind_total",
+            "Reads that went to the primary: no replica asked had replayed what the client had written.",
+            registry=self.registry,
+        )
         self.database_up = Gauge(
             "wms_database_up",
             "1 when the last probe through this pool succeeded.",
             ("pool",),
+            registry=self.registry,
+        )
+        self.refused_credentials = Counter(
+            "wms_authentication_failures_total",
+            "Requests without a good credential, by the class of the reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.rate_limited = Counter(
+            "wms_rate_limited_total",
+            "Requests answered 429, by what was used up: the bucket of an address, of a tenant, of a user's sign-ins.",
+            ("bucket",),
+            registry=self.registry,
+        )
+        self.rate_limited_locally = Counter(
+            "wms_rate_limit_local_total",
+            "Tokens asked of this process's own buckets because the shared ones were out of reach.",
             registry=self.registry,
         )
         self.movements = Counter(
@@ -73,6 +96,7 @@ class Metrics:
             registry=self.registry,
         )
         self.ready = Gauge("wms_ready", "1 while this process wants traffic.", registry=self.registry)
+        self.cache = CacheMetrics(self.registry)
         # labels() hashes and locks: the few combinations that occur are kept.
         self._request_children: dict[tuple[str, str, int], Histogram] = {}
         self._statement_children: dict[tuple[str, str], Histogram] = {}

@@ -24,7 +24,27 @@ Name (default; allowed) and meaning:
     WMS_WRITE_ATTEMPT_MS    (3000; 50-its deadline)
     WMS_BODY_TIMEOUT_MS     (5000; 100-60000)       a request body has arrived by then
     WMS_MAX_BODY_BYTES      (65536; 1024-1048576)
+    WMS_REQUEST_TIMEOUT_MS  (its default: the longer deadline + 2000; 1000-700000)  a handler has answered by then
+    WMS_CURSOR_KEY          (32-256 characters)     secret that signs the cursors of pages, the same in all
+                                                    processes; without it a random one: a cursor is then good for
+                                                    the process that gave it only
     WMS_API_KEY_TTL_S       (30; 0-300)             how long a looked-up API key is believed
+    WMS_JWT_KEYS            (id:secret,…)           keys of access tokens, secrets of 32 to 256 characters: the
+                                                    first one signs, all verify; without any nobody can sign in
+    WMS_RATE_ANONYMOUS      (100; 0-1000000000)     requests a minute of an address without credential; 0: no limit
+    WMS_RATE_AUTHENTICATED  (1000; the same)        of a tenant
+    WMS_RATE_PREMIUM        (10000; the same)       of a tenant with a premium credential
+    WMS_RATE_SIGN_IN        (10; the same)          attempts a minute to sign in as one user
+    WMS_RATE_PROCESSES      (1; 1-1000)             processes that share the limits; while Redis is away each of
+                                                    them allows its share
+    WMS_TRUSTED_PROXIES     ()                      addresses or networks, comma-separated, whose X-Real-IP is believed
+    WMS_REDIS_NODES         ()                      nodes of the Redis Cluster to ask first, host:port,…; without it:
+                                                    no Redis, and each process caches for itself
+    WMS_REDIS_USER          (app)                   ACL user
+    WMS_REDIS_PASSWORD      (required with nodes)   its password
+    WMS_REDIS_CA            ()                      CA certificates that sign the nodes' certificates, PEM; without
+                                                    it: no TLS
+    WMS_REDIS_TIMEOUT_MS    (100; 10-5000)          a call to Redis is given up by then
     WMS_PROBE_INTERVAL_MS   (1000; 100-60000)       how often the database is asked whether it is there
     WMS_DRAIN_MS            (3000; 0-60000)         from SIGTERM (readiness 503) until nothing is accepted
     WMS_SHUTDOWN_MS         (10000; 100-120000)     then, at most, until the last answer and the exit
@@ -41,11 +61,19 @@ WMS_DB_WRITE_NAME, WMS_DB_SSLMODE, WMS_DB_CA and WMS_DB_CONNECT_TIMEOUT_S, and:
 
 from __future__ import annotations
 
+import re
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+MAX_RATE = 1_000_000_000
+KEYS_RULE = (
+    "id:secret, comma-separated; ids differ, 1 to 32 of A-Z a-z 0-9 . _ -; secrets have 32 to 256 characters"
+)
+_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}")
 SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
 
 
@@ -63,6 +91,17 @@ class DatabaseSettings:
     sslmode: str
     ca: Path | None
     connect_timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """How the service reaches Redis Cluster; `nodes` are (host, port), empty without Redis; `ca` None: no TLS."""
+
+    nodes: tuple[tuple[str, int], ...] = ()
+    user: str = "app"
+    password: str = field(default="", repr=False)
+    ca: Path | None = None
+    timeout_s: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +125,17 @@ class Settings:
     write_attempt_s: float
     body_timeout_s: float
     max_body_bytes: int
+    request_timeout_s: float
+    cursor_key: bytes = field(repr=False)
     api_key_ttl_s: float
+    jwt_keys: Mapping[str, bytes] = field(repr=False)
+    rate_anonymous: int
+    rate_authenticated: int
+    rate_premium: int
+    rate_sign_in: int
+    rate_processes: int
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    redis: RedisSettings
     probe_interval_s: float
     drain_s: float
     shutdown_s: float
@@ -126,6 +175,36 @@ class _Reader:
             self.wrong(name, "nothing", what)
         return value
 
+    def secret_key(self, name: str) -> bytes:
+        """A secret of 32 to 256 characters, or a random one when it is not set."""
+        value = self._environment.get(name, "").encode()
+        if not value:
+            return secrets.token_bytes(32)
+        if not 32 <= len(value) <= 256:
+            self.wrong(name, f"{len(value)} characters", "32 to 256 characters")
+        return value
+
+    def named_keys(self, name: str) -> Mapping[str, bytes]:
+        """id:secret,… in order; empty when it is not set."""
+        found: dict[str, bytes] = {}
+        for number, part in enumerate(filter(None, self._environment.get(name, "").split(",")), 1):
+            key_id, _, value = part.partition(":")
+            if not _KEY_ID.fullmatch(key_id) or key_id in found or not 32 <= len(value) <= 256:
+                # Not the part itself: it holds a secret.
+                self.wrong(name, f"something else as key number {number}", KEYS_RULE)
+                continue
+            found[key_id] = value.encode()
+        return found
+
+    def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+        found = []
+        for part in filter(None, (part.strip() for part in self.text(name, "").split(","))):
+            try:
+                found.append(ip_network(part))
+            except ValueError:
+                self.wrong(name, repr(part), "IP addresses or networks, comma-separated")
+        return tuple(found)
+
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = self.text(name, default)
         if value not in allowed:
@@ -155,11 +234,11 @@ class _Reader:
             self.wrong(name, f"{value!r} ({error.strerror})", "the path of a readable file")
             return None
 
-    def hosts(self, name: str, default: str) -> tuple[tuple[str, int], ...]:
+    def hosts(self, name: str, default: str, port_default: int = 6432) -> tuple[tuple[str, int], ...]:
         found = []
         for part in self.text(name, default).split(","):
             host, _, port = part.strip().partition(":")
-            number = _integer(port or "6432")
+            number = _integer(port or str(port_default))
             if not host or number is None or not 1 <= number <= 65535:
                 self.wrong(name, repr(part), "host or host:port, comma-separated, port from 1 to 65535")
                 continue
@@ -178,6 +257,17 @@ class _Reader:
             sslmode=sslmode,
             ca=ca,
             connect_timeout_s=self.integer("WMS_DB_CONNECT_TIMEOUT_S", 2, 2, 30),
+        )
+
+    def redis(self) -> RedisSettings:
+        if not self.text("WMS_REDIS_NODES", ""):
+            return RedisSettings()
+        return RedisSettings(
+            nodes=self.hosts("WMS_REDIS_NODES", "", 6379),
+            user=self.text("WMS_REDIS_USER", "app"),
+            password=self.required("WMS_REDIS_PASSWORD", "the password of WMS_REDIS_USER"),
+            ca=self.file("WMS_REDIS_CA"),
+            timeout_s=self.seconds("WMS_REDIS_TIMEOUT_MS", 100, 10, 5000),
         )
 
 
@@ -211,7 +301,19 @@ def load(environment: Mapping[str, str]) -> Settings:
         ),
         body_timeout_s=read.seconds("WMS_BODY_TIMEOUT_MS", 5000, 100, 60_000),
         max_body_bytes=read.integer("WMS_MAX_BODY_BYTES", 65_536, 1024, 1_048_576),
+        request_timeout_s=read.seconds(
+            "WMS_REQUEST_TIMEOUT_MS", max(read_deadline_ms, write_deadline_ms) + 2000, 1000, 700_000
+        ),
+        cursor_key=read.secret_key("WMS_CURSOR_KEY"),
         api_key_ttl_s=float(read.integer("WMS_API_KEY_TTL_S", 30, 0, 300)),
+        jwt_keys=read.named_keys("WMS_JWT_KEYS"),
+        rate_anonymous=read.integer("WMS_RATE_ANONYMOUS", 100, 0, MAX_RATE),
+        rate_authenticated=read.integer("WMS_RATE_AUTHENTICATED", 1000, 0, MAX_RATE),
+        rate_premium=read.integer("WMS_RATE_PREMIUM", 10_000, 0, MAX_RATE),
+        rate_sign_in=read.integer("WMS_RATE_SIGN_IN", 10, 0, MAX_RATE),
+        rate_processes=read.integer("WMS_RATE_PROCESSES", 1, 1, 1000),
+        trusted_proxies=read.networks("WMS_TRUSTED_PROXIES"),
+        redis=read.redis(),
         probe_interval_s=read.seconds("WMS_PROBE_INTERVAL_MS", 1000, 100, 60_000),
         drain_s=read.seconds("WMS_DRAIN_MS", 3000, 0, 60_000),
         shutdown_s=read.seconds("WMS_SHUTDOWN_MS", 10_000, 100, 120_000),

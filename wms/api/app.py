@@ -14,16 +14,47 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from wms import VERSION
-from wms.api import health, movements, openapi, stock
+from wms.api import (
+    accounts,
+    analytics,
+    configuration,
+    customers,
+    health,
+    locations,
+    movements,
+    openapi,
+    orders,
+    picks,
+    receipts,
+    session,
+    shipments,
+    skus,
+    stock,
+    tokens,
+    warehouses,
+    warming,
+    waves,
+)
+from wms.api.conditional import CachePolicy
 from wms.api.envelope import Envelope
 from wms.api.operation import Answer, Call, Endpoint, Nothing, Operation, Reply, Services
+from wms.cache.cache import Cache
+from wms.domain.tokens import Tokens
+from wms.events.consumer import Consumer
+from wms.events.relay import Relay
+from wms.events.relay import forget as forget_events
 from wms.log import FLUSH_INTERVAL_S, RequestLog
 from wms.metrics import Metrics
 from wms.migrations import files
 from wms.readiness import UNSEEN, Check, schema_check
 from wms.settings import Settings
+from wms.store.accounts import FORGET_BATCH as SESSION_BATCH
+from wms.store.accounts import forget_sessions
+from wms.store.buckets import RedisBuckets
 from wms.store.database import Database, Role, Unavailable
 from wms.store.keys import FORGET_BATCH, ApiKeys, forget_idempotency_keys
+from wms.store.limits import Limiter
+from wms.store.redis import Redis, RedisUnavailable
 
 _logger = logging.getLogger("wms")
 FORGET_INTERVAL_S = 600.0
@@ -43,6 +74,19 @@ def _description() -> bytes:
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *stock.OPERATIONS,
     *movements.OPERATIONS,
+    *skus.OPERATIONS,
+    *receipts.OPERATIONS,
+    *warehouses.OPERATIONS,
+    *locations.OPERATIONS,
+    *picks.OPERATIONS,
+    *orders.OPERATIONS,
+    *waves.OPERATIONS,
+    *shipments.OPERATIONS,
+    *customers.OPERATIONS,
+    *analytics.OPERATIONS,
+    *tokens.OPERATIONS,
+    *accounts.OPERATIONS,
+    *configuration.OPERATIONS,
     *health.OPERATIONS,
     Operation(
         method="GET",
@@ -53,6 +97,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         params=Nothing,
         answers={200: Answer(dict[str, Any], "OpenAPI 3.1.")},
         public=True,
+        cache=CachePolicy(browser_s=300, surrogate_s=300, keys=("description",)),
     ),
 )
 
@@ -94,15 +139,32 @@ class Application:
         metrics = Metrics(VERSION, settings.instance, settings.zone)
         database = Database(settings, metrics)
         metrics.watch_pools(database.stats)
+        redis = Redis(settings.redis, metrics.cache)
+        kept = Cache(redis, metrics.cache)
         self.services = Services(
             settings=settings,
             database=database,
             keys=ApiKeys(database, settings.api_key_ttl_s),
             metrics=metrics,
             checks={"database_write": UNSEEN, "database_read": UNSEEN},
+            tokens=Tokens(settings.jwt_keys),
+            limiter=Limiter(
+                RedisBuckets(redis.eval, RedisUnavailable).take if redis.configured else None,
+                processes=settings.rate_processes,
+                on_local=metrics.rate_limited_locally.inc,
+            ),
+            redis=redis,
+            cache=kept,
         )
+        if redis.configured:
+            self.services.checks["redis"] = UNSEEN
+        self._relay = Relay(database, redis, kept, metrics.cache, settings.instance)
+        self._consumer = Consumer(redis, kept, metrics.cache)
+        self.services.generation = self._consumer.generations.of
+        self._schedule = warming.Schedule(self.services)
         self._log = RequestLog(settings.access_log, settings.instance)
-        router = Router(routes(OPERATIONS, self.services), redirect_slashes=False)
+        # What the gateway asks is no part of the description: nobody else can.
+        router = Router(routes((*OPERATIONS, *session.OPERATIONS), self.services), redirect_slashes=False)
         self._envelope = Envelope(router, self.services, self._log)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,12 +176,21 @@ class Application:
     async def start(self) -> None:
         """Begin connecting and probing; the database may be away."""
         await self.services.database.open()
+        self.services.redis.start()
+        self._relay.start()
+        self._consumer.start()
         self._tasks = [
             asyncio.create_task(self._forever(self._probe("write"), self._settings.probe_interval_s)),
             asyncio.create_task(self._forever(self._probe("read"), self._settings.probe_interval_s)),
             asyncio.create_task(self._forever(self._forget, FORGET_INTERVAL_S)),
             asyncio.create_task(self._forever(self._flush, FLUSH_INTERVAL_S)),
+            asyncio.create_task(self._forever(self._schedule.check, warming.CHECK_S)),
         ]
+        if self.services.redis.configured:
+            self._tasks += [
+                asyncio.create_task(self._forever(self._probe_redis, self._settings.probe_interval_s)),
+                asyncio.create_task(self._forever(self._answer, warming.LOOK_S)),
+            ]
 
     def drain(self) -> None:
         """From now on readiness says 503 and kept connections are closed with their next answer."""
@@ -140,6 +211,9 @@ class Application:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._relay.close()
+        await self._consumer.close()
+        await self.services.redis.close()
         await self.services.database.close()
         self._log.flush()
 
@@ -171,9 +245,23 @@ class Application:
 
         return probe
 
+    async def _probe_redis(self) -> None:
+        """Redis away: degraded, and never more than that."""
+        services = self.services
+        ok = services.redis.healthy
+        if ok != services.checks["redis"].ok:
+            _logger.warning("redis: %s", "ok" if ok else "away")
+        services.checks["redis"] = Check(ok, "" if ok else "does not answer, or a part of it")
+
+    async def _answer(self) -> None:
+        await warming.look_for_requests(self._schedule)
+
     async def _forget(self) -> None:
         while await forget_idempotency_keys(self.services.database) == FORGET_BATCH:
             await asyncio.sleep(0.1)
+        while await forget_sessions(self.services.database) == SESSION_BATCH:
+            await asyncio.sleep(0.1)
+        await forget_events(self.services.database)
 
     async def _flush(self) -> None:
         self._log.flush()

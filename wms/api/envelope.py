@@ -10,7 +10,9 @@ from time import perf_counter
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wms.api.operation import Services, send_answer
+from wms.api.conditional import NO_STORE
+from wms.api.limits import bucket_of_stranger
+from wms.api.operation import Services, count, send_answer
 from wms.api.problem import MEDIA_TYPE, Problem
 from wms.log import RequestLog
 from wms.store.database import Unavailable
@@ -47,6 +49,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] += extra
+                message["headers"] += scope.get("wms.limit", ())
                 if self._services.draining and scope["http_version"].startswith("1"):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -60,11 +63,13 @@ class Envelope:
                 # Half an answer is out: only breaking it off tells the client.
                 _logger.error("request %s broke off", request_id, exc_info=error)
                 raise
-            problem = _problem(error, request_id)
+            problem = _problem(await self._counted(error, scope), request_id)
             headers = tuple(
                 (name.lower().encode(), value.encode()) for name, value in problem.headers.items()
             )
-            await send_answer(sending, problem.status, problem.body(request_id), MEDIA_TYPE, headers)
+            await send_answer(
+                sending, problem.status, problem.body(request_id), MEDIA_TYPE, NO_STORE + headers
+            )
         finally:
             self.in_flight -= 1
             self._services.metrics.in_flight.dec()
@@ -82,6 +87,16 @@ class Envelope:
                 request_id=request_id,
                 tenant_id=scope.get("wms.tenant"),
             )
+
+    async def _counted(self, error: Exception, scope: Scope) -> Exception:
+        """`error`, or the refusal of one who asks too often for what is not there."""
+        if isinstance(error, HTTPException):
+            services = self._services
+            try:
+                await count(scope, services, *bucket_of_stranger(scope, services.settings))
+            except Problem as refusal:
+                return refusal
+        return error
 
 
 def _problem(error: Exception, request_id: str) -> Problem:

@@ -14,14 +14,25 @@ from wms.api.problem import FieldError, Problem, wrong_field
 
 S = TypeVar("S")
 MAX_QUERY_FIELDS = 32
+MAX_QUERY_BYTES = 4096
+"""Far above a cursor with every filter beside it."""
+MAX_BODY_DEPTH = 16
+"""Objects and lists within each other: the deepest body that is declared has four."""
 
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _NAMED = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
 
 
 def query(raw: bytes, path: Mapping[str, Any], kind: type[S]) -> S:
     """The parameters of a request, from its query string and its path. Raises Problem 400."""
     values: dict[str, Any] = {}
+    if len(raw) > MAX_QUERY_BYTES:
+        raise Problem(
+            400, "invalid-request", f"the query string is too long; allowed: {MAX_QUERY_BYTES} bytes"
+        )
     if raw:
         try:
             pairs = parse_qsl(
@@ -47,12 +58,17 @@ def query(raw: bytes, path: Mapping[str, Any], kind: type[S]) -> S:
 
 def body(raw: bytes, kind: Any) -> Any:
     """The JSON body as `kind`. Raises Problem 400."""
+    if deeper(raw, MAX_BODY_DEPTH):
+        raise wrong_field("(whole)", "body", "nested too deeply", f"{MAX_BODY_DEPTH} objects and lists deep")
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         field, detail = _where(str(error))
         variant = _variant(raw)
-        allowed = _names(kind, {}, variant) if "unknown field" in detail else describe(kind, field, variant)
+        if "unknown field" in detail:
+            allowed = _names(kind, {}, variant, within=field.rpartition(".")[0])
+        else:
+            allowed = describe(kind, field, variant)
         raise wrong_field(field or "(whole)", "body", detail, allowed) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem(
@@ -67,9 +83,28 @@ def body(raw: bytes, kind: Any) -> Any:
         ) from error
 
 
+def deeper(raw: bytes, limit: int) -> bool:
+    """Whether JSON text nests objects and lists more than `limit` deep.
+
+    Without decoding it and without a loop over characters: innermost pairs are removed `limit` times, and of what is
+    not deeper nothing is left.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= limit:
+        return False
+    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    # As one kind: whether they match is the decoder's business.
+    brackets = brackets.translate(bytes.maketrans(b"{}", b"[]"))
+    for _ in range(limit):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    # A pair that is left is one level too deep; openings that are never closed are malformed, and may be deep.
+    return b"[]" in brackets or brackets.count(b"[") > limit
+
+
 def describe(kind: Any, field: str, variant: str = "") -> str:
     """What `field` of `kind` may be, in words; of a tagged union, in the variant with this tag."""
-    schema = _properties(kind, variant).get(field.split(".")[0].split("[")[0], {})
+    schema = _at(kind, field, variant)
     return " or ".join(filter(None, (_words(part) for part in schema.get("anyOf", [schema]))))
 
 
@@ -91,8 +126,26 @@ def _words(schema: Mapping[str, Any]) -> str:
             return str(other or "")
 
 
-def _names(kind: Any, path: Mapping[str, Any], variant: str = "") -> str:
-    return ", ".join(name for name in _properties(kind, variant) if name not in path) or "none"
+def _names(kind: Any, path: Mapping[str, Any], variant: str = "", within: str = "") -> str:
+    """The fields of `kind`, or of what is at `within`, that are not in the path."""
+    properties = _at(kind, within, variant).get("properties", {})
+    return ", ".join(name for name in properties if name not in path) or "none"
+
+
+def _at(kind: Any, field: str, variant: str = "") -> dict[str, Any]:
+    """JSON Schema of what is at `field` (lines[0].sku) of `kind`; empty when nothing is declared there."""
+    components = _components(kind)
+    found: dict[str, Any] = {"properties": _properties(kind, variant)}
+    for step in _STEP.findall(field):
+        found = found.get("items", {}) if step[0] == "[" else found.get("properties", {}).get(step, {})
+        if "$ref" in found:
+            found = components[found["$ref"].rpartition("/")[2]]
+    return found
+
+
+@cache
+def _components(kind: Any) -> dict[str, Any]:
+    return msgspec.json.schema_components([kind])[1]
 
 
 @cache

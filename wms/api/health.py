@@ -66,6 +66,7 @@ OPERATIONS = (
         params=Nothing,
         answers={200: Answer(Alive, "It is.")},
         public=True,
+        counted=False,
     ),
     Operation(
         method="GET",
@@ -83,6 +84,7 @@ OPERATIONS = (
             503: Answer(Readiness, "Draining: about to stop."),
         },
         public=True,
+        counted=False,
     ),
     Operation(
         method="GET",
@@ -93,5 +95,6 @@ OPERATIONS = (
         params=Nothing,
         answers={200: Answer(str, "The metrics.")},
         public=True,
+        counted=False,
     ),
 )

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from wms.api import cached, commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.stock import Code, Id
+from wms.cache import keys
 from wms.domain.movements import MAX_QUANTITY, InsufficientStock, InvalidMovement, Kind, Movement, adjustment
 from wms.store import movements
 
 Quantity = Annotated[int, Meta(ge=1, le=MAX_QUANTITY, description="Units.")]
 Change = Annotated[int, Meta(ge=-MAX_QUANTITY, le=MAX_QUANTITY, description="Units, signed, not 0.")]
 Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-KEY_RULE = "1 to 128 characters out of A-Z a-z 0-9 . _ : -"
-_KEY = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
@@ -86,6 +85,27 @@ class MovementAnswer(msgspec.Struct, frozen=True, rename={"kind": "type"}):
     balances: list[LocationBalance]
 
 
+class MovementsParams(PageParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Filters of the ledger."""
+
+    warehouse_id: Id
+    sku: Code | None = None
+
+
+class LedgerRow(msgspec.Struct, frozen=True, rename={"kind": "type"}):
+    """A posted movement; what came from outside has no `from_location`, what left no `to_location`."""
+
+    id: int
+    kind: Kind
+    warehouse_id: int
+    sku: str
+    from_location: str | None
+    to_location: str | None
+    quantity: int
+    reference: str | None
+    posted_at: datetime
+
+
 def to_movement(asked: MovementRequest) -> Movement:
     """The domain's movement. Raises InvalidMovement."""
     if isinstance(asked, AdjustmentRequest):
@@ -112,44 +132,29 @@ def to_movement(asked: MovementRequest) -> Movement:
     )
 
 
-def idempotency_key(headers: Mapping[bytes, bytes]) -> str:
-    """The request's Idempotency-Key. Raises Problem 400 when it is missing or malformed."""
-    key = headers.get(b"idempotency-key")
-    if key is None:
-        raise wrong_field("Idempotency-Key", "header", "missing", KEY_RULE)
-    if not _KEY.fullmatch(key):
-        raise wrong_field("Idempotency-Key", "header", "malformed", KEY_RULE)
-    return key.decode()
-
-
 async def post(call: Call[Nothing, MovementRequest]) -> Reply:
     """Post one movement, once per idempotency key."""
-    key = idempotency_key(call.headers)
     asked = call.body
-    # Of the decoded request, so that white space and the order of fields make no other request of it.
-    request_hash = hashlib.sha256(
-        b"POST /api/v1/movements\n" + msgspec.json.encode(asked, order="sorted")
-    ).digest()
-    outcome: str = "failed"
+    outcome = "failed"
     try:
         movement = to_movement(asked)
-        posted = await movements.post(call.services.database, call.tenant_id, key, request_hash, movement)
-        outcome = "replayed" if posted.replayed else "posted"
+        found = await commands.run(call, movements.POST, movements.arguments(movement))
+        outcome = found.name
     except InvalidMovement as error:
         outcome = "invalid"
         raise wrong_field(error.field, "body", "not possible for this movement", error.allowed) from error
-    except InsufficientStock as error:
-        outcome = "insufficient_stock"
-        raise Problem(409, "insufficient-stock", str(error)) from error
-    except movements.Refused as error:
-        outcome = error.cause
-        raise _refusal(error.cause, asked) from error
     finally:
         call.services.metrics.movements.labels(asked.__struct_config__.tag, outcome).inc()
+    reply = commands.reply(found, movements.Receipt, _refusals(asked, movement))
+    wrong = keys.changed_by(
+        call.tenant_id, "stock.moved", "sku", movement.sku, {"warehouse_id": movement.warehouse_id}
+    )
+    return await cached.changed(call, replace(reply, content=_answer(movement, reply.content)), *wrong)
 
-    receipt = posted.receipt
+
+def _answer(movement: Movement, receipt: movements.Receipt) -> MovementAnswer:
     sides = ((movement.source, receipt.from_on_hand), (movement.target, receipt.to_on_hand))
-    answer = MovementAnswer(
+    return MovementAnswer(
         receipt.id,
         movement.kind,
         movement.warehouse_id,
@@ -163,36 +168,66 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
             if code is not None and on_hand is not None
         ],
     )
-    headers = [(b"wms-commit-lsn", posted.commit_lsn.encode())]
-    if posted.replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return Reply(answer, 201, tuple(headers))
 
 
-def _refusal(cause: movements.Cause, asked: MovementRequest) -> Problem:
-    match cause:
-        case "in_flight":
-            text = "a request with this Idempotency-Key is still at work; ask again"
-            return Problem(409, "request-in-flight", text, headers={"retry-after": "1"})
-        case "key_reused":
-            allowed = "the request first sent with this key, or another key"
-            return wrong_field("Idempotency-Key", "header", "used for another request", allowed, status=422)
-        case "blocked":
-            return Problem(409, "balance-blocked", "a balance of this movement is blocked")
-        case "unknown_warehouse":
-            return wrong_field(
-                "warehouse_id", "body", "no such warehouse", "a warehouse of the tenant", status=422
-            )
-        case "unknown_sku":
-            return wrong_field("sku", "body", "no such SKU", "a SKU of the tenant", status=422)
-        case "unknown_from" | "unknown_to":
-            field = "from_location" if cause == "unknown_from" else "to_location"
-            if isinstance(asked, AdjustmentRequest):
-                field = "location"
-            return wrong_field(field, "body", "no such location", "a location of the warehouse", status=422)
+def _refusals(asked: MovementRequest, movement: Movement) -> commands.Refusals:
+    def insufficient(answer: bytes | None) -> Problem:
+        there = msgspec.json.decode(answer or b"", type=movements.Shortage).on_hand
+        shortage = InsufficientStock(movement.source or "", there, movement.quantity)
+        return Problem(409, "insufficient-stock", str(shortage))
+
+    def unknown(field: str, what: str, allowed: str) -> Callable[[bytes | None], Problem]:
+        return lambda _answer: wrong_field(field, "body", f"no such {what}", allowed, status=422)
+
+    source, target = "from_location", "to_location"
+    if isinstance(asked, AdjustmentRequest):
+        source = target = "location"
+    return {
+        "insufficient": insufficient,
+        "blocked": lambda _answer: Problem(409, "balance-blocked", "a balance of this movement is blocked"),
+        "unknown_warehouse": unknown("warehouse_id", "warehouse", "a warehouse of the tenant"),
+        "unknown_sku": unknown("sku", "SKU", "a SKU of the tenant"),
+        "unknown_from": unknown(source, "location", "a location of the warehouse"),
+        "unknown_to": unknown(target, "location", "a location of the warehouse"),
+    }
+
+
+async def list_movements(call: Call[MovementsParams, Nothing]) -> Reply:
+    """A page of the ledger, the last posted first."""
+    asked = call.params
+    (last,) = after(call, tuple[int]) or (None,)
+    found = await movements.page(
+        call.services.database, call.tenant_id, asked.warehouse_id, asked.sku, last, asked.limit + 1
+    )
+
+    def shown(row: movements.LedgerRow) -> LedgerRow:
+        return LedgerRow(
+            row.transaction_id,
+            msgspec.convert(row.kind, Kind),
+            asked.warehouse_id,
+            row.sku,
+            row.source,
+            row.target,
+            row.quantity,
+            row.reference,
+            row.created_at.astimezone(UTC),
+        )
+
+    return Reply(page(call, found, key=lambda row: (row.transaction_id,), item=shown))
 
 
 OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/api/v1/movements",
+        name="listMovements",
+        summary="The ledger of a warehouse, of one SKU or all, the last posted first",
+        description="Of a warehouse or SKU that does not exist there are none.",
+        handler=list_movements,
+        params=MovementsParams,
+        answers={200: Answer(Page[LedgerRow], "The movements, the last posted first.")},
+        permission="stock:read",
+    ),
     Operation(
         method="POST",
         path="/api/v1/movements",
@@ -200,17 +235,17 @@ OPERATIONS = (
         summary="Receive, issue, adjust or transfer stock",
         description=(
             "One transaction: the balances and one row of the ledger, or nothing. A balance never goes below "
-            "zero. Sent again with the same Idempotency-Key within 24 hours, the first answer is given again "
-            "and nothing moves twice; a refused movement does not use its key up."
+            f"zero. {commands.ONCE}"
         ),
         handler=post,
         params=Nothing,
         body=MovementRequest,
-        header_params={"Idempotency-Key": f"Required: {KEY_RULE}."},
+        header_params=commands.KEY_HEADER,
         answers={201: Answer(MovementAnswer, "Posted, now or by an earlier request with this key.")},
         problems={
             409: "Not enough stock, a blocked balance, or a request with this key is still at work.",
             422: "An unknown warehouse, SKU or location, or a key that was used for another request.",
         },
+        permission="stock:write",
     ),
 )

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from wms.api import fields
+from wms.api import conditional, fields, limits
+from wms.api.authentication import authenticate, forbidden
+from wms.api.conditional import NO_STORE, REVALIDATE, CachePolicy
 from wms.api.problem import Problem, wrong_field
+from wms.api.selection import Selectable
+from wms.cache.cache import Cache
+from wms.cache.near import Near
+from wms.cache_metrics import CacheMetrics
+from wms.domain.roles import NOBODY, Principal
+from wms.domain.tokens import Tokens
 from wms.metrics import Metrics
 from wms.readiness import Check
-from wms.settings import Settings
-from wms.store.database import Database
+from wms.settings import RedisSettings, Settings
+from wms.store.database import Database, wanted_lsn
 from wms.store.keys import ApiKeys
+from wms.store.limits import Limiter
+from wms.store.redis import Redis
 
 P = TypeVar("P", bound=msgspec.Struct)
 B = TypeVar("B")
 
 _encode = msgspec.json.Encoder().encode
 JSON = b"application/json"
+_LSN = re.compile(rb"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No parameters, or no body."""
+
+
+def unheard(_tenant_id: int) -> str | None:
+    """The generation of a tenant of whose changes nothing is heard."""
+    return None
+
+
+def no_redis() -> Redis:
+    """A Redis that is never there."""
+    return Redis(RedisSettings(), CacheMetrics(CollectorRegistry()))
+
+
+def no_cache() -> Cache:
+    """A cache that keeps nothing: every read is a load."""
+    return Cache(no_redis(), CacheMetrics(CollectorRegistry()), Near(0))
 
 
 @dataclass(slots=True)
@@ -38,18 +66,34 @@ class Services:
     keys: ApiKeys
     metrics: Metrics
     checks: dict[str, Check]
+    tokens: Tokens = field(default_factory=Tokens)
+    limiter: Limiter = field(default_factory=Limiter)
+    redis: Redis = field(default_factory=no_redis)
+    cache: Cache = field(default_factory=no_cache)
+    generation: Callable[[int], str | None] = unheard
+    """Tenant → the LSN that what the gateway keeps of it must not be older than; None: it must keep nothing."""
     draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[P, B]):
-    """One decoded request; `tenant_id` is 0 where no credential is asked for."""
+    """One decoded request; `principal` is NOBODY where no credential is asked for."""
 
     services: Services
-    tenant_id: int
+    principal: Principal
     params: P
     body: B
     headers: Mapping[bytes, bytes]
+    operation: str = ""
+    """Its name."""
+    method: str = ""
+    path: str = ""
+    """As it was asked for, not its template."""
+
+    @property
+    def tenant_id(self) -> int:
+        """The tenant of the credential; 0 without one."""
+        return self.principal.tenant_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +135,14 @@ class Operation(Generic[P, B]):
     header_params: Mapping[str, str] = field(default_factory=dict)
     public: bool = False
     description: str = ""
+    counted: bool = True
+    """Whether requests count on a rate limit."""
+    permission: str = ""
+    """What the principal must be allowed (wms/domain/roles.py); empty: any credential will do."""
+    cache: CachePolicy | None = None
+    own_caching: bool = False
+    """The handler says by itself what caches may do; else what has no policy is no-store."""
+    selection: Selectable | None = None
 
 
 class Endpoint:
@@ -99,15 +151,15 @@ class Endpoint:
     def __init__(self, operation: Operation[Any, Any], services: Services) -> None:
         self._operation = operation
         self._services = services
+        self._policy = operation.cache or (None if operation.public else REVALIDATE)
+        if operation.method != "GET":
+            self._policy = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation, services = self._operation, self._services
         scope["wms.route"] = operation.path
         headers = dict(scope["headers"])
-        tenant_id = 0
-        if not operation.public:
-            tenant_id = await _authenticate(headers, services.keys)
-            scope["wms.tenant"] = tenant_id
+        principal = await self._admit(scope, headers)
         params = fields.query(scope["query_string"], scope["path_params"], operation.params)
         body: Any = None
         if operation.body is not Nothing:
@@ -117,21 +169,73 @@ class Endpoint:
                 headers, receive, services.settings.max_body_bytes, services.settings.body_timeout_s
             )
             body = fields.body(raw, operation.body)
-        reply = await operation.handler(Call(services, tenant_id, params, body, headers))
+        call = Call(
+            services, principal, params, body, headers, operation.name, operation.method, scope["path"]
+        )
+        reply = await _handle(operation, call)
         content = reply.content if isinstance(reply.content, bytes) else _encode(reply.content)
-        await send_answer(send, reply.status, content, reply.media_type, reply.headers)
+        if self._policy is None or reply.status != 200:
+            headers_out = reply.headers if operation.own_caching else NO_STORE + reply.headers
+            await send_answer(send, reply.status, content, reply.media_type, headers_out)
+            return
+        tag = conditional.etag(content)
+        caching = ((b"etag", tag), *self._policy.headers(principal.tenant_id, params), *reply.headers)
+        if conditional.matches(headers, tag):
+            await send_not_modified(send, caching)
+        else:
+            await send_answer(send, 200, content, reply.media_type, caching)
+
+    async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who asks, once it is counted and allowed. Raises Problem 401, 403, 429, Unavailable."""
+        operation, services = self._operation, self._services
+        if operation.public:
+            if operation.counted:
+                await count(scope, services, *limits.bucket_of_stranger(scope, services.settings))
+            return NOBODY
+        try:
+            principal = await authenticate(headers, services.keys, services.tokens)
+        except Problem as problem:
+            services.metrics.refused_credentials.labels(problem.errors[0].detail).inc()
+            if operation.counted:
+                await count(scope, services, *limits.bucket_of_stranger(scope, services.settings))
+            raise
+        scope["wms.tenant"] = principal.tenant_id
+        if operation.counted:
+            await count(scope, services, *limits.bucket_of(principal, services.settings))
+        if operation.permission and not principal.may(operation.permission):
+            raise forbidden(principal, operation.permission)
+        return principal
 
 
-async def _authenticate(headers: Mapping[bytes, bytes], keys: ApiKeys) -> int:
-    """The tenant of the request's API key. Raises Problem 401."""
-    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    challenge = {"www-authenticate": 'Bearer realm="wms"'}
-    if scheme.lower() != b"bearer" or not key:
-        raise Problem(401, "unauthenticated", "send Authorization: Bearer <API key>", headers=challenge)
-    tenant_id = await keys.tenant_of(key.strip().decode("latin-1")) if len(key) <= 256 else None
-    if tenant_id is None:
-        raise Problem(401, "unauthenticated", "this API key is unknown or revoked", headers=challenge)
-    return tenant_id
+async def count(scope: Scope, services: Services, bucket: str, limit: int) -> None:
+    """Count a request on a bucket, and leave what its answer says of it in the scope. Raises Problem 429."""
+    if not limit:
+        return
+    decision = await services.limiter.take(bucket, limit)
+    scope["wms.limit"] = limits.headers_of(decision)
+    if not decision.allowed:
+        services.metrics.rate_limited.labels(bucket.partition("-")[0]).inc()
+        raise limits.too_many(decision)
+
+
+async def _handle(operation: Operation[Any, Any], call: Call[Any, Any]) -> Reply:
+    """Run the handler; what it reads is not older than the request's WMS-Min-LSN.
+
+    Raises Problem 400 for a malformed WMS-Min-LSN, 503 when the handler does not end in time.
+    """
+    lsn = call.headers.get(b"wms-min-lsn")
+    if lsn is not None and not _LSN.fullmatch(lsn):
+        raise wrong_field("WMS-Min-LSN", "header", "malformed", "the WMS-Commit-LSN of an earlier answer")
+    token = wanted_lsn.set(lsn.decode() if lsn is not None else None)
+    try:
+        async with asyncio.timeout(call.services.settings.request_timeout_s):
+            return await operation.handler(call)
+    except TimeoutError:
+        raise Problem(
+            503, "unavailable", "the answer was not ready in time", headers={"retry-after": "1"}
+        ) from None
+    finally:
+        wanted_lsn.reset(token)
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, timeout_s: float) -> bytes:
@@ -176,9 +280,14 @@ async def send_answer(
             "headers": [
                 (b"content-type", media_type),
                 (b"content-length", b"%d" % len(content)),
-                (b"cache-control", b"no-store"),
                 *headers,
             ],
         }
     )
     await send({"type": "http.response.body", "body": content})
+
+
+async def send_not_modified(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Say that the client has the answer already."""
+    await send({"type": "http.response.start", "status": 304, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": b""})

@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from wms.api import cached
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.problem import Problem
-from wms.store import stock
 
 Id = Annotated[int, Meta(ge=1, le=2**53 - 1, description="Whole numbers that JavaScript keeps exact.")]
 Code = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -30,12 +30,14 @@ class SkuParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """Units on hand at one location."""
+    """Units at one location: `available` is what is on hand and not reserved for an order."""
 
     warehouse_id: int
     sku: str
     location: str
     on_hand: int
+    reserved: int
+    available: int
     updated_at: datetime
 
 
@@ -46,30 +48,45 @@ class BalanceList(msgspec.Struct, frozen=True):
 
 
 class WarehouseStock(msgspec.Struct, frozen=True):
-    """Units on hand in one warehouse, over all its locations."""
+    """Units in one warehouse, over all its locations."""
 
     warehouse_id: int
     warehouse: str
     on_hand: int
+    reserved: int
+    available: int
     locations: int
 
 
 class SkuStock(msgspec.Struct, frozen=True):
-    """A SKU and its units on hand, in all and per warehouse."""
+    """A SKU and its units, in all and per warehouse."""
 
     sku: str
     name: str
     on_hand: int
+    reserved: int
+    available: int
     warehouses: list[WarehouseStock]
 
 
 async def lookup(call: Call[LookupParams, Nothing]) -> Reply:
     """Balances of one SKU in one warehouse."""
     asked = call.params
-    found = await stock.lookup(call.services.database, call.tenant_id, asked.warehouse_id, asked.sku)
+    found = await cached.stock_in(call.services, call.tenant_id, asked.warehouse_id, asked.sku)
     return Reply(
         BalanceList(
-            [Balance(asked.warehouse_id, asked.sku, b.location, b.on_hand, b.updated_at) for b in found]
+            [
+                Balance(
+                    asked.warehouse_id,
+                    asked.sku,
+                    b.location,
+                    b.on_hand,
+                    b.reserved,
+                    b.on_hand - b.reserved,
+                    b.updated_at,
+                )
+                for b in found
+            ]
         )
     )
 
@@ -77,13 +94,17 @@ async def lookup(call: Call[LookupParams, Nothing]) -> Reply:
 async def of_sku(call: Call[SkuParams, Nothing]) -> Reply:
     """One SKU over all warehouses."""
     sku = call.params.sku
-    found = await stock.totals(call.services.database, call.tenant_id, sku)
+    found = await cached.stock(call.services, call.tenant_id, sku)
     if found is None:
         raise Problem(404, "unknown-sku", f"there is no SKU {sku}")
     warehouses = [
-        WarehouseStock(w.warehouse_id, w.warehouse, w.on_hand, w.locations) for w in found.warehouses
+        WarehouseStock(
+            w.warehouse_id, w.warehouse, w.on_hand, w.reserved, w.on_hand - w.reserved, w.locations
+        )
+        for w in found.warehouses
     ]
-    return Reply(SkuStock(sku, found.name, sum(w.on_hand for w in warehouses), warehouses))
+    on_hand, reserved = (sum(w.on_hand for w in warehouses), sum(w.reserved for w in warehouses))
+    return Reply(SkuStock(sku, found.name, on_hand, reserved, on_hand - reserved, warehouses))
 
 
 OPERATIONS = (
@@ -96,6 +117,7 @@ OPERATIONS = (
         handler=lookup,
         params=LookupParams,
         answers={200: Answer(BalanceList, "The balances, by location.")},
+        permission="stock:read",
     ),
     Operation(
         method="GET",
@@ -106,5 +128,6 @@ OPERATIONS = (
         params=SkuParams,
         answers={200: Answer(SkuStock, "The SKU and its totals; warehouses without a balance are left out.")},
         problems={404: "The tenant has no such SKU."},
+        permission="stock:read",
     ),
 )

@@ -11,6 +11,11 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+OUTSIDE = "-- migrate: no transaction"
+"""The first line of a file whose statements run outside a transaction, one by one."""
+_EACH = "-- migrate: each"
+_END = re.compile(r";[ \t]*$", re.MULTILINE)
+_INDEX = re.compile(r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(\S+)\s+ON\b", re.IGNORECASE)
 
 
 class MigrationError(Exception):
@@ -25,6 +30,50 @@ class Migration:
     name: str
     sql: str
     checksum: str
+
+    @property
+    def outside(self) -> bool:
+        """Whether it runs outside a transaction."""
+        return self.sql.partition("\n")[0].strip() == OUTSIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a file that runs outside a transaction; `each`: it gives the statements to run, a row each."""
+
+    sql: str
+    each: bool = False
+
+
+def statements(migration: Migration) -> tuple[Statement, ...]:
+    """The statements of a file that runs outside a transaction; each ends with a semicolon at the end of a line.
+
+    Raises MigrationError for a statement without an end, and for CREATE INDEX CONCURRENTLY in a form that could not
+    be repeated: without a name, or with IF NOT EXISTS, which takes an invalid index for a good one.
+    """
+    found = []
+    *parts, rest = _END.split(migration.sql)
+    for part in parts:
+        lines = [line for line in part.splitlines() if line.strip()]
+        text = "\n".join(line for line in lines if not line.lstrip().startswith("--")).strip()
+        each = any(line.strip() == _EACH for line in lines)
+        if re.match(r"CREATE\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY", text, re.IGNORECASE) and not index_of(text):
+            raise MigrationError(
+                f"{migration.number:04d}_{migration.name}.sql: CREATE INDEX CONCURRENTLY needs a name, and no "
+                "IF NOT EXISTS: the runner looks by itself"
+            )
+        found.append(Statement(text, each))
+    if any(line.strip() and not line.lstrip().startswith("--") for line in rest.splitlines()):
+        raise MigrationError(
+            f"{migration.number:04d}_{migration.name}.sql: the last statement has no semicolon at the end of its line"
+        )
+    return tuple(found)
+
+
+def index_of(statement: str) -> str | None:
+    """The name of the index that a CREATE INDEX CONCURRENTLY builds, as written; None for other statements."""
+    match = _INDEX.match(statement.lstrip())
+    return match[1] if match else None
 
 
 def read(folder: Path = FOLDER) -> tuple[Migration, ...]:

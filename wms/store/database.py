@@ -13,6 +13,7 @@ import logging
 import random
 import select
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, TypeVar, cast
@@ -33,6 +34,10 @@ T = TypeVar("T")
 _logger = logging.getLogger("wms.store")
 
 _POOL_MARGIN_S = 0.02
+
+wanted_lsn: ContextVar[str | None] = ContextVar("wanted_lsn", default=None)
+"""What the request at work wants to see at least: the WMS-Commit-LSN that its sender was given (read your own writes).
+Whoever keeps copies of rows must not answer from them while it is set."""
 
 
 class Unavailable(Exception):
@@ -99,13 +104,27 @@ class Database:
         """Numbers of each pool, for metrics."""
         return {name: dict(pool.get_stats()) for name, pool in self._pools.items()}
 
-    async def read(self, statement: Statement, parameters: Sequence[object]) -> Rows:
-        """The rows of a statement that changes nothing, from a replica. Raises Unavailable."""
+    async def read(
+        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+    ) -> Rows:
+        """The rows of a statement that changes nothing, from a replica.
+
+        With `min_lsn` (else with `wanted_lsn`) from one that has replayed so far, or else from the primary, which
+        has all of it: one round trip more, and within the deadlines of both. Raises Unavailable.
+        """
+        least = min_lsn or wanted_lsn.get()
+        if least is not None:
+            found = await self._call(
+                "read", statement, _unless_behind(statement, parameters, least), final=_whatever
+            )
+            if found is not None:
+                return found
+            self._metrics.reads_behind.inc()
 
         async def run(connection: _Connection) -> Rows:
             return await (await connection.execute(statement.sql, parameters)).fetchall()
 
-        return await self._call("read", statement, run, final=lambda _rows, _attempt: True)
+        return await self._call("read" if least is None else "write", statement, run, final=_whatever)
 
     async def write(
         self, statement: Statement, parameters: Sequence[object], final: Callable[[Row, int], bool]
@@ -228,6 +247,31 @@ class Database:
             await pool.putconn(connection)
             if alive:
                 return cast(T, result)
+
+
+def _whatever(_result: object, _attempt: int) -> bool:
+    """The first answer is the answer."""
+    return True
+
+
+def _unless_behind(
+    statement: Statement, parameters: Sequence[object], least: str
+) -> Callable[[_Connection], Awaitable[Rows | None]]:
+    """Runs a read on a server that has replayed `least`; None from one that has not."""
+    # One message of the simple protocol: both statements see the same server, the second one with a later snapshot.
+    # A server that is no replica has everything that was committed.
+    sql = f"SELECT NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= %s::pg_lsn; {statement.sql}"
+
+    async def run(connection: _Connection) -> Rows | None:
+        cursor = AsyncClientCursor(connection)
+        await cursor.execute(sql, (least, *parameters))
+        row = await cursor.fetchone()
+        if row is None or row[0] is not True:
+            return None
+        cursor.nextset()
+        return await cursor.fetchall()
+
+    return run
 
 
 def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[_Connection]:

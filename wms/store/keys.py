@@ -7,9 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 
+from wms.domain.roles import Principal
 from wms.store.database import Database, Statement
 
-_TENANT = Statement("tenant_of_api_key", "SELECT tenant_of_api_key(%s)")
+_PRINCIPAL = Statement(
+    "principal_of_api_key",
+    "SELECT tenant_id, api_key_id, role, tier FROM principal_of_api_key(%s)",
+)
 _FORGET = Statement("forget_idempotency_keys", "SELECT forget_idempotency_keys(%s)")
 
 UNKNOWN_TTL_S = 2.0
@@ -19,31 +23,32 @@ FORGET_BATCH = 2_000
 
 
 class ApiKeys:
-    """The tenant behind an API key, believed for `ttl_s` seconds; only hashes are kept in memory."""
+    """The principal behind an API key, believed for `ttl_s` seconds; only hashes are kept in memory."""
 
     def __init__(self, database: Database, ttl_s: float, clock: Callable[[], float] = monotonic) -> None:
         self._database = database
         self._ttl_s = ttl_s
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[int | None, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Principal | None, float]] = OrderedDict()
 
-    async def tenant_of(self, key: str) -> int | None:
-        """The tenant whose key this is, or None. Raises Unavailable when it must be asked for and cannot."""
+    async def principal_of(self, key: str) -> Principal | None:
+        """Who this key is of, or None. Raises Unavailable when it must be asked for and cannot."""
         digest = hash_of(key)
         found = self._known.get(digest)
         now = self._clock()
         if found is not None and found[1] > now:
             return found[0]
-        rows = await self._database.read(_TENANT, (digest,))
-        tenant_id: int | None = rows[0][0]
-        self._known[digest] = (
-            tenant_id,
-            now + (self._ttl_s if tenant_id else min(self._ttl_s, UNKNOWN_TTL_S)),
-        )
+        rows = await self._database.read(_PRINCIPAL, (digest,))
+        principal: Principal | None = None
+        if rows:
+            tenant_id, api_key_id, role, tier = rows[0]
+            principal = Principal(tenant_id, f"key:{api_key_id}", frozenset((role,)), tier)
+        ttl_s = self._ttl_s if principal else min(self._ttl_s, UNKNOWN_TTL_S)
+        self._known[digest] = (principal, now + ttl_s)
         self._known.move_to_end(digest)
         if len(self._known) > CACHED_KEYS:
             self._known.popitem(last=False)
-        return tenant_id
+        return principal
 
 
 def hash_of(key: str) -> bytes:

@@ -1,31 +1,25 @@
-"""Posting a movement: one statement, one transaction, one round trip to the primary."""
+"""Movements: the command that posts one, and the ledger, read from a replica."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
-from wms.domain.movements import InsufficientStock, Movement
-from wms.store.database import Database, Row, Statement
+from wms.domain.movements import Movement
+from wms.store.database import Database, Statement
 
-_POST = Statement(
+POST = Statement(
     "post_movement", "SELECT outcome, answer FROM post_movement(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
+"""A command (wms/store/commands.py); its own arguments are those of `arguments`."""
 
-Cause = Literal[
-    "unknown_warehouse", "unknown_sku", "unknown_from", "unknown_to", "blocked", "key_reused", "in_flight"
-]
-
-
-class Refused(Exception):
-    """The database refused the movement, and nothing changed."""
-
-    def __init__(self, cause: Cause) -> None:
-        super().__init__(cause)
-        self.cause: Cause = cause
+_PAGE = Statement(
+    "movements_page",
+    "SELECT transaction_id, created_at, kind, sku, from_location, to_location, quantity, reference "
+    "FROM movements_page(%s, %s, %s, %s, %s)",
+)
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -37,53 +31,45 @@ class Receipt(msgspec.Struct, frozen=True):
     to_on_hand: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A posted movement; `replayed` when an earlier request with the same key posted it."""
+class Shortage(msgspec.Struct, frozen=True):
+    """What comes with the outcome `insufficient`: the units that are there."""
 
-    receipt: Receipt
-    replayed: bool
-    commit_lsn: str
-    """A replica that has replayed up to here shows the movement."""
-
-
-class _Shortage(msgspec.Struct):
     on_hand: int
 
 
-def _final(row: Row, attempt: int) -> bool:
-    """A repeated attempt that finds its key in flight has met its own first one: only that one's end is an
-    answer.
-    """
-    return not (row[0] == "in_flight" and attempt > 0)
-
-
-async def post(
-    database: Database, tenant_id: int, key: str, request_hash: bytes, movement: Movement
-) -> Posted:
-    """Post `movement` once, however often it is sent with this idempotency key.
-
-    Raises InsufficientStock, Refused, Unavailable.
-    """
-    (outcome, answer), lsn = await database.write(
-        _POST,
-        (
-            tenant_id,
-            key,
-            request_hash,
-            movement.warehouse_id,
-            movement.sku,
-            movement.kind,
-            movement.source,
-            movement.target,
-            movement.quantity,
-            movement.reference,
-        ),
-        final=_final,
+def arguments(movement: Movement) -> tuple[object, ...]:
+    """What POST takes after tenant, key and hash."""
+    return (
+        movement.warehouse_id,
+        movement.sku,
+        movement.kind,
+        movement.source,
+        movement.target,
+        movement.quantity,
+        movement.reference,
     )
-    if outcome in ("posted", "replayed"):
-        return Posted(msgspec.json.decode(answer, type=Receipt), outcome == "replayed", lsn)
-    if outcome == "insufficient":
-        shortage = msgspec.json.decode(answer, type=_Shortage)
-        raise InsufficientStock(movement.source or "", shortage.on_hand, movement.quantity)
-    raise Refused(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A posted movement; SKU and locations by code, quantity in units."""
+
+    transaction_id: int
+    created_at: datetime
+    kind: str
+    sku: str
+    source: str | None
+    target: str | None
+    quantity: int
+    reference: str | None
+
+
+async def page(
+    database: Database, tenant_id: int, warehouse_id: int, sku: str | None, after: int | None, limit: int
+) -> list[LedgerRow]:
+    """At most `limit` movements of a warehouse, of one SKU or all, the last posted first, below the id `after`.
+
+    Raises Unavailable.
+    """
+    rows = await database.read(_PAGE, (tenant_id, warehouse_id, sku, after, limit))
+    return [LedgerRow(*row) for row in rows]

@@ -7,18 +7,22 @@ from datetime import datetime
 
 from wms.store.database import Database, Statement
 
-_LOOKUP = Statement("stock_lookup", "SELECT location, on_hand, updated_at FROM stock_lookup(%s, %s, %s)")
+_LOOKUP = Statement(
+    "stock_lookup", "SELECT location, on_hand, reserved, updated_at FROM stock_lookup(%s, %s, %s)"
+)
 _TOTALS = Statement(
-    "stock_totals", "SELECT name, warehouse_id, warehouse, on_hand, locations FROM stock_totals(%s, %s)"
+    "stock_totals",
+    "SELECT name, warehouse_id, warehouse, on_hand, reserved, locations FROM stock_totals(%s, %s)",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Units of a SKU at one location."""
+    """Units of a SKU at one location; `reserved` of them are promised to orders."""
 
     location: str
     on_hand: int
+    reserved: int
     updated_at: datetime
 
 
@@ -29,6 +33,7 @@ class WarehouseTotal:
     warehouse_id: int
     warehouse: str
     on_hand: int
+    reserved: int
     locations: int
 
 

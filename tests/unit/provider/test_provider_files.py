@@ -186,6 +186,8 @@ def sources(empty: Path) -> list[str]:
     (package / "api" / "app.py").write_text("x = 1\n", encoding="utf-8")
     (package / "__pycache__").mkdir()
     (package / "__pycache__" / "junk.pyc").write_bytes(b"junk")
+    (package / "web" / "dist").mkdir(parents=True)
+    (package / "web" / "dist" / "index.html").write_text("<title>", encoding="utf-8")
     return [str(package)]
 
 
@@ -206,6 +208,7 @@ def test_a_release_is_a_readable_verified_copy(home: str, user: str, sources: li
     copy = Path(state["path"], "wms")
     assert (copy / "api/app.py").read_text(encoding="utf-8") == "x = 1\n"
     assert not (copy / "__pycache__/junk.pyc").exists()
+    assert not (copy / "web").exists(), "the frontend is a release of its own"
     assert all(path.stat().st_mode & 0o004 for path in copy.rglob("*")), "a server could not read it"
     assert handler.read(identity, state) == state
     (copy / "api/app.py").write_text("x = 2\n", encoding="utf-8")
@@ -214,6 +217,21 @@ def test_a_release_is_a_readable_verified_copy(home: str, user: str, sources: li
     assert seen["state"] == "damaged"
     handler.update(identity, seen, release(home, user, sources))
     assert (copy / "api/app.py").read_text(encoding="utf-8") == "x = 1\n"
+
+
+def test_the_built_frontend_is_released_by_itself(home: str, user: str, sources: list[str]) -> None:
+    dist = f"{sources[0]}/web/dist"
+    before = digest(sources)
+    given = {"home": home, "user": user, "name": "web", "sources": [dist], "digest": digest([dist])}
+    values, problems = ReleaseHandler().check(given)
+    assert problems == []
+    _, state = ReleaseHandler().create("release", values)
+    page = Path(state["path"], "dist", "index.html")
+    assert page.read_text(encoding="utf-8") == "<title>"
+    assert page.stat().st_mode & 0o004
+    Path(dist, "index.html").write_text("<title>new", encoding="utf-8")
+    assert digest([dist]) != values["digest"]
+    assert digest(sources) == before, "an edit of the frontend restarts the services"
 
 
 def test_an_update_keeps_one_release_for_a_rollback(home: str, user: str, sources: list[str]) -> None:

@@ -36,9 +36,11 @@ class FakeDatabase(Database):
         self.row: Row | Exception = ("posted", b"")
         self.asked: list[tuple[str, Sequence[object]]] = []
 
-    async def read(self, statement: Statement, parameters: Sequence[object]) -> Rows:
-        if statement.name == "tenant_of_api_key":
-            return [(7 if parameters[0] == hash_of(KEY) else None,)]
+    async def read(
+        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+    ) -> Rows:
+        if statement.name == "principal_of_api_key":
+            return [(7, 1, "administrator", "premium")] if parameters[0] == hash_of(KEY) else []
         self.asked.append((statement.name, parameters))
         if isinstance(self.rows, Exception):
             raise self.rows
@@ -271,7 +273,7 @@ def test_unknown_paths_are_problems(api: Harness, path: str) -> None:
 
 
 def test_a_wrong_method_tells_the_right_one(api: Harness) -> None:
-    for method, target, allowed in (("DELETE", "/api/v1/stock", "GET"), ("GET", "/api/v1/movements", "POST")):
+    for method, target, allowed in (("DELETE", "/api/v1/stock", "GET"), ("GET", "/api/v1/tokens", "POST")):
         response = request(api.app, method, target, headers=AUTH)
         assert response.status == 405
         assert allowed in response.headers["allow"]
@@ -342,7 +344,8 @@ def test_every_route_is_described_and_every_description_routed(api: Harness) -> 
             assert operation["summary"]
             assert {"400", "500"} <= set(operation["responses"])
             public = operation["security"] == []
-            assert public == ("401" not in operation["responses"])
+            # A refresh token is a credential, but not one for other operations.
+            assert public == ("401" not in operation["responses"]) or path == "/api/v1/tokens/refresh"
             in_path = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
             assert in_path == {part[1:-1] for part in path.split("/") if part.startswith("{")}
             assert all(p["required"] for p in operation["parameters"] if p["in"] == "path")

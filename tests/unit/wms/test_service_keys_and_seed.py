@@ -26,9 +26,12 @@ class Counting(Database):
         self.calls = 0
         self.valid = True
 
-    async def read(self, statement: Statement, parameters: Sequence[object]) -> Rows:
+    async def read(
+        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+    ) -> Rows:
         self.calls += 1
-        return [(7 if self.valid and parameters[0] == hash_of("good") else None,)]
+        known = self.valid and parameters[0] == hash_of("good")
+        return [(7, 1, "administrator", "authenticated")] if known else []
 
 
 def test_a_key_is_asked_for_once_in_its_time_and_revoked_after_it() -> None:
@@ -36,7 +39,8 @@ def test_a_key_is_asked_for_once_in_its_time_and_revoked_after_it() -> None:
     known = ApiKeys(database, 30.0, lambda: clock[0])
 
     async def ask(key: str) -> int | None:
-        return await known.tenant_of(key)
+        found = await known.principal_of(key)
+        return found.tenant_id if found else None
 
     assert [asyncio.run(ask("good")) for _ in range(3)] == [7, 7, 7]
     assert database.calls == 1
@@ -52,7 +56,7 @@ def test_an_unknown_key_is_remembered_only_briefly() -> None:
     known = ApiKeys(database, 30.0, lambda: clock[0])
     for moment, calls in ((0.0, 1), (UNKNOWN_TTL_S - 0.1, 1), (UNKNOWN_TTL_S + 0.1, 2)):
         clock[0] = moment
-        assert asyncio.run(known.tenant_of("bad")) is None
+        assert asyncio.run(known.principal_of("bad")) is None
         assert database.calls == calls
 
 
@@ -62,7 +66,7 @@ def test_guessing_keys_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch)
 
     async def guess() -> None:
         for number in range(50):
-            await known.tenant_of(f"guess-{number}")
+            await known.principal_of(f"guess-{number}")
 
     asyncio.run(guess())
     assert len(known._known) == 10

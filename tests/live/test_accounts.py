@@ -1,0 +1,462 @@
+"""Users, tokens, configuration and rate limits against real servers: PostgreSQL behind PgBouncer, and Redis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import urllib3
+
+from tests.support.postgres import Database, database
+from wms.seed import read_keys
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
+ROOT = Path(__file__).resolve().parents[2]
+DATABASE_ADDRESS = "127.43.23.1"
+SERVICE_ADDRESS = "127.43.23.2"
+PASSWORD = "correct horse battery"
+SECRETS = {"old": "a" * 32, "new": "b" * 40}
+NUMBERS = count(1)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant of the sample data and its administrator's key."""
+
+    id: int
+    key: str
+
+
+class Client:
+    """One service process and requests to it."""
+
+    def __init__(self, db: Database, folder: Path, **variables: str) -> None:
+        self.log = folder / "log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
+            "WMS_PROBE_INTERVAL_MS": "200",
+            "WMS_DRAIN_MS": "0",
+            "WMS_API_KEY_TTL_S": "0",
+            "WMS_JWT_KEYS": f"new:{SECRETS['new']},old:{SECRETS['old']}",
+            "WMS_RATE_SIGN_IN": "1000",
+            "WMS_RATE_ANONYMOUS": "1000",
+            **db.environment(),
+            **variables,
+        }
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wms.serve"], cwd=folder, env=environment, stdout=file, stderr=file
+            )
+        self._pool = urllib3.HTTPConnectionPool(SERVICE_ADDRESS, 8000, maxsize=16, retries=False, timeout=20)
+
+    def call(
+        self, method: str, target: str, key: str = "", body: object = None, **headers: str
+    ) -> urllib3.BaseHTTPResponse:
+        """A request; a POST gets an Idempotency-Key of its own. Header names with _ for -."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key:
+            sent["Authorization"] = f"Bearer {key}"
+        if method == "POST":
+            sent.setdefault("Idempotency-Key", f"key-{next(NUMBERS)}")
+        return (
+            self._pool.request(method, target, headers=sent, json=body)
+            if body is not None
+            else (self._pool.request(method, target, headers=sent))
+        )
+
+    def user(self, tenant: Tenant, *roles: str) -> tuple[int, str]:
+        """(id, name) of a new user."""
+        name = f"user{next(NUMBERS)}"
+        body = {"username": name, "display_name": "Teste", "password": PASSWORD, "roles": roles}
+        made = self.call("POST", "/api/v1/users", tenant.key, body)
+        assert made.status == 201, made.data
+        return made.json()["user_id"], name
+
+    def signed_in(self, tenant: Tenant, name: str) -> dict[str, Any]:
+        """The answer to a sign-in."""
+        body = {"username": name, "password": PASSWORD}
+        made = self.call("POST", "/api/v1/tokens", tenant.key, body)
+        assert made.status == 201, made.data
+        return dict(made.json())
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self._pool.close()
+
+
+def until(what: str, check: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    """Wait for `check`; network errors count as not yet."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if check():
+                return
+        except (OSError, urllib3.exceptions.HTTPError):
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"not within {timeout_s} s: {what}")
+
+
+@pytest.fixture(scope="module")
+def db() -> Iterator[Database]:
+    """The two servers with the schema in place."""
+    with database(DATABASE_ADDRESS) as made:
+        run(made, "wms.migrations", "up")
+        yield made
+
+
+def run(db: Database, module: str, *arguments: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def tenants(db: Database, tmp_path_factory: pytest.TempPathFactory) -> list[Tenant]:
+    """Two tenants with keys."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    run(db, "wms.seed", "--skus", "5", "--warehouses", "1", "--keys-out", str(path))
+    return [Tenant(entry.tenant_id, entry.api_key) for entry in read_keys(path)]
+
+
+@pytest.fixture(scope="module")
+def api(db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    made = Client(db, tmp_path_factory.mktemp("service"))
+    try:
+        until("ready", lambda: made.call("GET", "/health/ready").json()["status"] == "ready")
+        yield made
+        assert made.process.poll() is None, made.log.read_text()
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def owner(db: Database) -> Iterator[psycopg.Connection[Any]]:
+    with db.connect("wms_owner") as connection:
+        yield connection
+
+
+@pytest.fixture
+def app(db: Database) -> Iterator[psycopg.Connection[Any]]:
+    """The service's own role, past the service."""
+    with db.connect("wms_app") as connection:
+        yield connection
+
+
+def value(connection: psycopg.Connection[Any], statement: str, *parameters: object) -> Any:
+    row = connection.execute(statement.encode(), parameters or None).fetchone()
+    return row[0] if row else None
+
+
+# Users and roles
+
+
+def test_a_user_is_created_once_listed_by_page_and_told_to_the_outbox(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    tenant = tenants[0]
+    body = {"username": "ana", "display_name": "Ana Souza", "password": PASSWORD, "roles": ["viewer"]}
+    first = api.call("POST", "/api/v1/users", tenant.key, body, Idempotency_Key="ana-1")
+    again = api.call("POST", "/api/v1/users", tenant.key, body, Idempotency_Key="ana-1")
+    assert (first.status, again.status) == (201, 201)
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert api.call("POST", "/api/v1/users", tenant.key, body).status == 409
+    user_id = first.json()["user_id"]
+    events = "SELECT count(*) FROM outbox WHERE type = 'user.changed' AND identifier = %s AND tenant_id = %s"
+    assert value(owner, events, str(user_id), tenant.id) == 1
+
+    for _ in range(3):
+        api.user(tenant, "picker")
+    names: list[str] = []
+    cursor = ""
+    while True:
+        page = api.call("GET", f"/api/v1/users?limit=2{cursor}", tenant.key).json()
+        names += [user["username"] for user in page["data"]]
+        if not page["pagination"]["has_more"]:
+            break
+        cursor = f"&cursor_after={page['pagination']['cursor_after']}"
+    assert names == sorted(set(names)) and "ana" in names and len(names) >= 4
+    assert PASSWORD.encode() not in api.call("GET", "/api/v1/users", tenant.key).data
+    kept = owner.execute("SELECT row_to_json(u)::text FROM users u").fetchall()
+    assert not any(PASSWORD in row[0] for row in kept)
+
+
+def test_roles_change_what_a_refreshed_token_may_do(api: Client, tenants: list[Tenant]) -> None:
+    tenant = tenants[0]
+    user_id, name = api.user(tenant, "viewer")
+    signed = api.signed_in(tenant, name)
+    token = signed["access_token"]
+    assert api.call("GET", "/api/v1/configuration", token).status == 200
+    refused = api.call("GET", "/api/v1/users", token)
+    assert refused.status == 403
+    assert "users:admin" in refused.json()["detail"]
+    own = api.call("GET", f"/api/v1/users/{user_id}/permissions", token)
+    assert own.json()["roles"] == ["viewer"] and "stock:write" not in own.json()["permissions"]
+    assert api.call("GET", f"/api/v1/users/{user_id + 1}/permissions", token).status == 403
+
+    changed = api.call("PUT", f"/api/v1/users/{user_id}/roles", tenant.key, {"roles": ["administrator"]})
+    assert changed.status == 200 and "users:admin" in changed.json()["permissions"]
+    assert api.call("GET", "/api/v1/users", token).status == 403, "a token that is out keeps its roles"
+    renewed = api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": signed["refresh_token"]})
+    assert renewed.status == 201
+    assert api.call("GET", "/api/v1/users", renewed.json()["access_token"]).status == 200
+    assert api.call("PUT", "/api/v1/users/999999/roles", tenant.key, {"roles": []}).status == 404
+
+
+# Sessions
+
+
+def test_a_refresh_token_is_good_once_and_its_copy_ends_the_session(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    _, name = api.user(tenants[0], "picker")
+    first = api.signed_in(tenants[0], name)["refresh_token"]
+    second = api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": first}).json()["refresh_token"]
+    stolen = api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": first})
+    assert (stolen.status, stolen.json()["errors"][0]["detail"]) == (401, "unknown-refresh-token")
+    assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": second}).status == 401
+    reasons = owner.execute("SELECT end_reason FROM sessions WHERE ended_at IS NOT NULL").fetchall()
+    assert ("reuse",) in reasons
+    kept = owner.execute("SELECT token_hash FROM refresh_tokens").fetchall()
+    assert all(len(row[0]) == 32 for row in kept)
+
+
+def test_of_exchanges_at_once_one_wins(api: Client, tenants: list[Tenant]) -> None:
+    _, name = api.user(tenants[0], "picker")
+    token = api.signed_in(tenants[0], name)["refresh_token"]
+    barrier = threading.Barrier(4)
+
+    def exchange(_: int) -> int:
+        barrier.wait(10)
+        return api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(exchange, range(4))) == [201, 401, 401, 401]
+
+
+def test_signing_out_ends_the_session(api: Client, tenants: list[Tenant]) -> None:
+    _, name = api.user(tenants[0], "picker")
+    token = api.signed_in(tenants[0], name)["refresh_token"]
+    for _ in range(2):
+        assert api.call("POST", "/api/v1/tokens/revoke", body={"refresh_token": token}).status == 200
+    assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
+
+
+def test_a_session_runs_out_and_is_forgotten(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
+) -> None:
+    user_id, name = api.user(tenants[0], "picker")
+    token = api.signed_in(tenants[0], name)["refresh_token"]
+    owner.execute("UPDATE sessions SET expires_at = now() - interval '25 h' WHERE user_id = %s", (user_id,))
+    assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
+    assert value(app, "SELECT forget_sessions(100)") == 1
+    assert value(owner, "SELECT count(*) FROM sessions WHERE user_id = %s", user_id) == 0
+
+
+def test_wrong_names_and_passwords_are_one_answer_and_an_inactive_user_is_out(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    user_id, name = api.user(tenants[0], "picker")
+    token = api.signed_in(tenants[0], name)["refresh_token"]
+    answers = [
+        api.call("POST", "/api/v1/tokens", tenants[0].key, {"username": n, "password": p}).json()
+        for n, p in ((name, "wrong password"), ("nobody-here", PASSWORD))
+    ]
+    assert {answer.pop("request_id") for answer in answers} and answers[0] == answers[1]
+    assert answers[0]["errors"][0]["detail"] == "wrong-credentials"
+    owner.execute("UPDATE users SET active = false WHERE user_id = %s", (user_id,))
+    body = {"username": name, "password": PASSWORD}
+    assert api.call("POST", "/api/v1/tokens", tenants[0].key, body).status == 401
+    assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
+
+
+def test_a_key_for_a_frontend_can_sign_in_and_nothing_else(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    _, name = api.user(tenants[0], "viewer")
+    owner.execute(
+        "INSERT INTO api_keys (tenant_id, key_hash, name, role) VALUES (%s, sha256('wms_front'), 'f', 'frontend')",
+        (tenants[0].id,),
+    )
+    front = Tenant(tenants[0].id, "wms_front")
+    assert api.call("GET", "/api/v1/configuration", front.key).status == 403
+    token = api.signed_in(front, name)["access_token"]
+    answer = api.call("GET", "/api/v1/configuration", token)
+    assert (answer.status, answer.headers["ratelimit-limit"]) == (200, "1000")
+
+
+# Configuration
+
+
+def test_configuration_is_changed_only_by_who_saw_it_last(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    key, target = tenants[0].key, "/api/v1/configuration/picking.batch"
+    assert api.call("PUT", target, key, {"value": 1}).status == 428
+    assert api.call("PUT", target, key, {"value": 1}, If_Match='"1"').status == 412
+    assert api.call("PUT", target, key, {"value": 1}, If_Match="1").status == 400
+    made = api.call("PUT", target, key, {"value": {"size": 8}}, If_None_Match="*")
+    assert (made.status, made.headers["etag"], made.json()["version"]) == (201, '"1"', 1)
+    again = api.call("PUT", target, key, {"value": {"size": 8}}, If_None_Match="*")
+    assert (again.status, again.json()) == (201, made.json()), "the same change sent again is done already"
+    assert api.call("PUT", target, key, {"value": {"size": 9}}, If_None_Match="*").status == 412
+    changed = api.call("PUT", target, key, {"value": [1, None, "ç"]}, If_Match='"1"')
+    assert (changed.status, changed.json()["version"]) == (200, 2)
+    assert api.call("PUT", target, key, {"value": 3}, If_Match='"1"').status == 412
+    assert api.call("PUT", target, key, {"value": "\x00"}, If_Match='"2"').status == 400
+    assert api.call("PUT", target, key, {"value": "\\u0000"}, If_Match='"2"').status == 200
+    listed = api.call("GET", "/api/v1/configuration", key).json()["data"]
+    assert [(e["key"], e["value"], e["version"]) for e in listed] == [("picking.batch", "\\u0000", 3)]
+    events = (
+        "SELECT count(*) FROM outbox WHERE type = 'configuration.changed' AND identifier = 'picking.batch'"
+    )
+    assert value(owner, events) == 3
+
+
+def test_of_changes_at_once_one_wins(api: Client, tenants: list[Tenant]) -> None:
+    target = "/api/v1/configuration/race"
+    assert api.call("PUT", target, tenants[0].key, {"value": 0}, If_None_Match="*").status == 201
+    barrier = threading.Barrier(4)
+
+    def change(number: int) -> int:
+        barrier.wait(10)
+        return api.call("PUT", target, tenants[0].key, {"value": number + 1}, If_Match='"1"').status
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(change, range(4))) == [200, 412, 412, 412]
+
+
+# Tenants are apart (row H2)
+
+
+def test_h2_a_tenant_reaches_nothing_of_another_through_the_endpoints(
+    api: Client, tenants: list[Tenant]
+) -> None:
+    mine, other = tenants
+    user_id, name = api.user(other, "viewer")
+    assert (
+        api.call("PUT", "/api/v1/configuration/secret", other.key, {"value": 1}, If_None_Match="*").status
+        == 201
+    )
+    assert api.call("GET", f"/api/v1/users/{user_id}/permissions", mine.key).status == 404
+    assert api.call("PUT", f"/api/v1/users/{user_id}/roles", mine.key, {"roles": []}).status == 404
+    assert name.encode() not in api.call("GET", "/api/v1/users?limit=200", mine.key).data
+    assert b'"secret"' not in api.call("GET", "/api/v1/configuration?limit=200", mine.key).data
+    assert (
+        api.call("PUT", "/api/v1/configuration/secret", mine.key, {"value": 2}, If_Match='"1"').status == 412
+    )
+    body = {"username": name, "password": PASSWORD}
+    assert api.call("POST", "/api/v1/tokens", mine.key, body).status == 401
+    token = api.signed_in(other, name)["access_token"]
+    seen = api.call("GET", "/api/v1/configuration?limit=200", token, X_Tenant_Id=str(mine.id)).json()["data"]
+    assert "secret" in [entry["key"] for entry in seen]
+    page = api.call("GET", "/api/v1/users?limit=1", other.key)
+    cursor = page.json()["pagination"]["cursor_after"]
+    if cursor:
+        assert api.call("GET", f"/api/v1/users?limit=1&cursor_after={cursor}", mine.key).status == 400
+
+
+TABLES = ("users", "user_roles", "sessions", "refresh_tokens", "configuration")
+
+
+def test_h2_the_services_own_role_sees_and_changes_rows_of_its_tenant_only(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
+) -> None:
+    mine, other = tenants
+    user_id, name = api.user(other, "viewer")
+    api.signed_in(other, name)
+    api.call("PUT", "/api/v1/configuration/own", other.key, {"value": 1}, If_None_Match="*")
+    for table in TABLES:
+        assert value(owner, f"SELECT count(*) FROM {table} WHERE tenant_id = %s", other.id) > 0, table
+        assert value(app, f"SELECT count(*) FROM {table}") == 0, "no tenant set: no rows"
+        with app.transaction():
+            app.execute("SELECT set_config('app.tenant_id', %s, true)", (str(mine.id),))
+            assert value(app, f"SELECT count(*) FROM {table} WHERE tenant_id <> %s", mine.id) == 0, table
+    for statement in (
+        f"UPDATE users SET updated_at = now() WHERE user_id = {user_id}",
+        f"DELETE FROM user_roles WHERE user_id = {user_id}",
+        f"UPDATE sessions SET ended_at = now() WHERE user_id = {user_id}",
+        f"UPDATE refresh_tokens SET used_at = now() WHERE tenant_id = {other.id}",
+        f"UPDATE configuration SET value = '0' WHERE tenant_id = {other.id}",
+    ):
+        with app.transaction():
+            app.execute("SELECT set_config('app.tenant_id', %s, true)", (str(mine.id),))
+            assert app.execute(statement.encode()).rowcount == 0, statement
+    for statement in (
+        "INSERT INTO users (tenant_id, username, display_name, password_hash) "
+        f"VALUES ({other.id}, 'x', 'x', 'scrypt$')",
+        f"INSERT INTO user_roles (tenant_id, user_id, role) VALUES ({other.id}, {user_id}, 'administrator')",
+        f"INSERT INTO configuration (tenant_id, key, value, updated_by) VALUES ({other.id}, 'x', '1', 'x')",
+        "SELECT * FROM api_keys",
+        "UPDATE users SET password_hash = 'scrypt$'",
+        "UPDATE user_roles SET role = 'administrator'",
+        "DELETE FROM sessions",
+        "DELETE FROM refresh_tokens",
+        "DELETE FROM configuration",
+        "UPDATE configuration SET tenant_id = tenant_id",
+        "UPDATE sessions SET expires_at = now() + interval '1 year'",
+    ):
+        with app.transaction():
+            app.execute("SELECT set_config('app.tenant_id', %s, true)", (str(mine.id),))
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(statement.encode())
+            # An error leaves nothing to commit.
+            raise psycopg.Rollback
+
+
+# Cost
+
+
+def test_a_token_costs_no_look_at_the_database(
+    api: Client, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    _, name = api.user(tenants[0], "administrator")
+    token = api.signed_in(tenants[0], name)["access_token"]
+    with db.connect("postgres") as admin:
+        admin.execute("SELECT pg_stat_statements_reset()")
+        for _ in range(5):
+            assert api.call("GET", "/api/v1/users", token).status == 200
+        found = dict(
+            admin.execute(
+                "SELECT query, calls FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid "
+                "WHERE rolname = 'wms_app' AND query NOT LIKE '%schema_migrations%'"
+            ).fetchall()
+        )
+    assert [(q.split("FROM ")[-1].split("(")[0], calls) for q, calls in found.items()] == [("user_page", 5)]
+
+
+def test_indexes_carry_the_lists_and_doors(owner: psycopg.Connection[Any]) -> None:
+    owner.execute("SET enable_seqscan = off")
+    for statement in (
+        "SELECT * FROM users WHERE tenant_id = 1 AND username > 'm' ORDER BY username LIMIT 50",
+        "SELECT * FROM configuration WHERE tenant_id = 1 AND key > 'm' ORDER BY key LIMIT 50",
+        "SELECT * FROM refresh_tokens WHERE token_hash = sha256('x')",
+        "SELECT * FROM user_roles WHERE tenant_id = 1 AND user_id = 1",
+    ):
+        plan = "\n".join(row[0] for row in owner.execute(f"EXPLAIN {statement}".encode()).fetchall())
+        assert "Index" in plan and "Sort" not in plan, plan

@@ -1,0 +1,269 @@
+"""Cache-aside through two layers, without stampedes and without filling in the past (rows K3, K4).
+
+A read looks into the near cache, then Redis, then asks the database; one load per key and process at a time, whoever
+waits for it. An entry is loaded anew a little before it ends (wms.cache.ttl.early). That there is nothing is kept too,
+for a short time. Without Redis the near cache and the database go on alone.
+
+A write invalidates what it has changed before it is answered: the near entry goes, loads under way are not kept, and
+Redis gets a tombstone with the LSN of the commit. Whoever fills the key next must read from a replica that has
+replayed so far, and whoever had read before finds the entry changed and does not fill it. So an old value cannot
+come back. The events of the outbox do the same for the other processes (wms.events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from wms.cache import ttl
+from wms.cache.entry import FILL, INVALIDATE, Entry, decode, encode, lsn_of, lsn_text
+from wms.cache.keys import Key
+from wms.cache.near import ENTRIES, Held, Near
+from wms.cache_metrics import CacheMetrics
+from wms.store.database import wanted_lsn
+from wms.store.redis import Redis, RedisUnavailable
+
+T = TypeVar("T")
+_logger = logging.getLogger("wms.cache")
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A load under way; `outdated` once its key was invalidated: its result is given to who waits, and not kept."""
+
+    task: asyncio.Task[Held] | None = None
+    outdated: bool = False
+
+
+class Cache:
+    """One per process; values handed out are shared and must not be changed."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        metrics: CacheMetrics,
+        near: Near | None = None,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._redis = redis
+        self._metrics = metrics
+        self._near = Near() if near is None else near
+        self._clock = clock
+        self._chance = chance
+        self._flights: dict[str, _Flight] = {}
+        """Loads that others may join."""
+        self._loading: dict[str, set[_Flight]] = {}
+        """All loads, by key."""
+        self._buried: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """The tombstones of this process, by key: LSN and end. They hold also while Redis is away."""
+        self._refreshing: set[str] = set()
+        self._loose: set[asyncio.Task[Any]] = set()
+        self._counters: dict[tuple[str, str], Any] = {}
+        metrics.near_entries.set_function(lambda: len(self._near))
+
+    async def get(self, key: Key, load: Callable[[], Awaitable[T]], kind: Any) -> T:
+        """The value of `key`: a copy of what `load` returned, which msgspec can make JSON of and decode as `kind`.
+
+        None is a value: "there is none". With a WMS-Min-LSN a copy is good only if it is known to be new enough.
+        Raises what `load` raises; such an end is not kept.
+        """
+        text = str(key)
+        least = lsn_of(wanted_lsn.get())
+        held = self._near.get(text, self._clock())
+        if held is not None and held.lsn >= least:
+            self._count(key, "near")
+            return held.value  # type: ignore[no-any-return]
+        flight = self._flights.get(text)
+        if flight is None or flight.task is None or least:
+            flight = self._begin(key, load, kind, least)
+        else:
+            self._count(key, "near")
+        assert flight.task is not None
+        # Whoever asked first may go away: the others still want the answer.
+        return (await asyncio.shield(flight.task)).value  # type: ignore[no-any-return]
+
+    async def put(self, key: Key, value: object, commit_lsn: str) -> None:
+        """Write through: what a change has made of `key`, known at its commit. Never raises for Redis."""
+        await self.invalidate((key,), commit_lsn)
+        now = self._clock()
+        lsn, text = lsn_of(commit_lsn), str(key)
+        seen = await self._look(text)
+        if seen is not None and seen.lsn > lsn:
+            return
+        await self._fill(key, value, lsn, 0.0, seen.line if seen else b"", now)
+        self._near.put(text, Held(value, lsn, now + ttl.NEAR_S))
+
+    async def invalidate(self, keys: Iterable[Key], commit_lsn: str = "") -> None:
+        """Nobody reads what these keys held before the commit at `commit_lsn`: not here from now on, in the other
+        processes once the event has reached them. Never raises for Redis: the relay repeats it when Redis is back.
+        """
+        names = list(dict.fromkeys(map(str, keys)))
+        lsn = lsn_of(commit_lsn)
+        self.forget(names, lsn, "write")
+        await asyncio.gather(*(self._bury(name, lsn) for name in names), return_exceptions=True)
+
+    async def bury(self, keys: Iterable[Key], lsn: int) -> None:
+        """The part of `invalidate` that concerns Redis. Raises RedisUnavailable."""
+        await asyncio.gather(*(self._bury(name, lsn) for name in dict.fromkeys(map(str, keys))))
+
+    def forget(self, names: Iterable[str], lsn: int, cause: str) -> None:
+        """The part of `invalidate` that concerns this process."""
+        until = self._clock() + ttl.TOMBSTONE_S
+        for name in names:
+            self._metrics.invalidated.labels(cause).inc()
+            self._buried[name] = (max(lsn, self._buried_lsn(name)), until)
+            self._buried.move_to_end(name)
+            if len(self._buried) > ENTRIES:
+                self._buried.popitem(last=False)
+            self._drop(name)
+
+    def forget_all(self) -> None:
+        """Forget every copy in this process: nobody knows which ones are right."""
+        for name in list(self._loading):
+            self._drop(name)
+        self._near.clear()
+
+    def _drop(self, name: str) -> None:
+        self._near.drop(name)
+        self._flights.pop(name, None)
+        for flight in self._loading.get(name, ()):
+            flight.outdated = True
+
+    def _buried_lsn(self, name: str) -> int:
+        lsn, until = self._buried.get(name, (0, 0.0))
+        return lsn if until > self._clock() else 0
+
+    async def _bury(self, name: str, lsn: int) -> None:
+        raw = encode("X", 0.0, self._clock(), 0.0, lsn)
+        await self._redis.eval(INVALIDATE, [name], [raw, round(ttl.TOMBSTONE_S * 1000), lsn])
+
+    def _begin(self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int) -> _Flight:
+        """Find it in a task of its own, with the request's wanted_lsn; others join it unless it is for one reader."""
+        flight = _Flight()
+        if not least:
+            self._flights[str(key)] = flight
+        flight.task = self._start(key, flight, self._find(key, load, kind, least, flight))
+        return flight
+
+    def _start(self, key: Key, flight: _Flight, work: Coroutine[Any, Any, Held]) -> asyncio.Task[Held]:
+        text, task = str(key), asyncio.create_task(work)
+        # The event loop itself keeps no task alive.
+        self._loose.add(task)
+        self._loading.setdefault(text, set()).add(flight)
+
+        def done(task: asyncio.Task[Held]) -> None:
+            self._loose.discard(task)
+            others = self._loading.get(text, set())
+            others.discard(flight)
+            if not others:
+                self._loading.pop(text, None)
+            if self._flights.get(text) is flight:
+                del self._flights[text]
+            if not task.cancelled():
+                # Those who waited have seen it; when all went away, it is nobody's and not "never retrieved".
+                task.exception()
+
+        task.add_done_callback(done)
+        return task
+
+    async def _find(
+        self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int, flight: _Flight
+    ) -> Held:
+        text = str(key)
+        seen = await self._look(text)
+        now = self._clock()
+        least = max(least, self._buried_lsn(text))
+        if seen is not None and seen.state != "X" and seen.expires > now and seen.lsn >= least:
+            value = self._value(seen, kind)
+            if value is not msgspec.UNSET:
+                self._count(key, "redis")
+                held = Held(value, seen.lsn, min(now + ttl.NEAR_S, seen.expires))
+                if not flight.outdated:
+                    self._near.put(text, held)
+                if ttl.early(now, seen.expires, seen.took_s, self._chance()):
+                    self._refresh(key, load, seen)
+                return held
+        self._count(key, "database")
+        return await self._load(key, load, seen, least, flight)
+
+    async def _load(
+        self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry | None, least: int, flight: _Flight
+    ) -> Held:
+        lsn = max(least, seen.lsn if seen is not None and seen.state == "X" else 0)
+        started = self._clock()
+        # This task has a context of its own: the request's stays as it is.
+        wanted_lsn.set(lsn_text(lsn) if lsn else None)
+        value = await load()
+        now = self._clock()
+        held = Held(value, lsn, now + ttl.NEAR_S)
+        if not flight.outdated:
+            await self._fill(key, value, lsn, now - started, seen.line if seen else b"", now)
+        # Asked again: an invalidation may have come while Redis was written to.
+        if not flight.outdated:
+            self._near.put(str(key), held)
+        return held
+
+    def _refresh(self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry) -> None:
+        """Load again in the background; readers keep what there is."""
+        text = str(key)
+        if text in self._refreshing:
+            return
+        self._refreshing.add(text)
+        self._metrics.refreshes.labels(key.kind).inc()
+        flight = _Flight()
+
+        async def run() -> Held:
+            try:
+                # Not less than what it replaces.
+                return await self._load(key, load, seen, seen.lsn, flight)
+            except Exception as error:
+                # The entry is still good: the reader who finds it ended will see the error.
+                _logger.info("%s was not refreshed: %s", key, type(error).__name__)
+                raise
+            finally:
+                self._refreshing.discard(text)
+
+        self._start(key, flight, run())
+
+    async def _look(self, text: str) -> Entry | None:
+        try:
+            raw = await self._redis.get(text)
+        except RedisUnavailable:
+            return None
+        return decode(raw) if raw is not None else None
+
+    async def _fill(self, key: Key, value: object, lsn: int, took_s: float, seen: bytes, now: float) -> None:
+        life = ttl.lifetime_s(key.kind, value is not None, self._chance())
+        raw = encode("N" if value is None else "V", now + life, now, took_s, lsn, value)
+        try:
+            await self._redis.eval(FILL, [str(key)], [seen, raw, round(life * 1000)])
+        except RedisUnavailable:
+            return
+
+    def _value(self, entry: Entry, kind: Any) -> Any:
+        """The decoded value; UNSET when it is of another shape."""
+        if entry.state == "N":
+            return None
+        try:
+            return msgspec.json.decode(entry.body, type=kind)
+        except msgspec.MsgspecError:
+            _logger.warning(
+                "a cache entry is not what it should be; raise the version of its key with its shape"
+            )
+            return msgspec.UNSET
+
+    def _count(self, key: Key, layer: str) -> None:
+        pair = (key.kind, layer)
+        counter = self._counters.get(pair)
+        if counter is None:
+            counter = self._counters[pair] = self._metrics.reads.labels(*pair)
+        counter.inc()

@@ -1,0 +1,77 @@
+"""Who asks and what that allows: principals, roles and their permissions. Pure.
+
+A permission is "<what>:<read|write|admin>". A role is a fixed set of them; a principal has the permissions of all its
+roles. An operation names the one permission that it needs (wms/api/operation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Tier = Literal["anonymous", "authenticated", "premium"]
+"""How many requests a minute a principal may send (row A3)."""
+
+_READ = frozenset(
+    {
+        "stock:read",
+        "orders:read",
+        "picking:read",
+        "receiving:read",
+        "shipping:read",
+        "analytics:read",
+        "configuration:read",
+    }
+)
+_SUPERVISOR = _READ | {"stock:write", "orders:write", "picking:write", "receiving:write", "shipping:write"}
+
+ROLES: dict[str, frozenset[str]] = {
+    "viewer": _READ,
+    "picker": frozenset({"stock:read", "orders:read", "picking:read", "picking:write", "configuration:read"}),
+    "receiver": frozenset(
+        {"stock:read", "stock:write", "receiving:read", "receiving:write", "configuration:read"}
+    ),
+    "supervisor": _SUPERVISOR,
+    "administrator": _SUPERVISOR | {"configuration:write", "users:admin", "sessions:write"},
+}
+"""What users may be given. Only an administrator changes users and configuration."""
+
+FRONTEND = "frontend"
+KEY_ROLES: dict[str, frozenset[str]] = ROLES | {FRONTEND: frozenset({"sessions:write"})}
+"""What API keys may be given. `frontend` can sign users in and nothing else: a key that ships with a web page or a
+handheld opens no door by itself."""
+
+PERMISSIONS: frozenset[str] = frozenset().union(*KEY_ROLES.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: everything here comes from the credential.
+
+    `subject` is `key:<id>` for an API key, `user:<id>` for a user with a token, empty without a credential.
+    """
+
+    tenant_id: int
+    subject: str
+    roles: frozenset[str]
+    tier: Tier
+
+    def may(self, permission: str) -> bool:
+        """Whether one of the roles has `permission`. An unknown role has none."""
+        return any(permission in KEY_ROLES.get(role, ()) for role in self.roles)
+
+    @property
+    def user_id(self) -> int | None:
+        """The user behind a token; None for an API key."""
+        kind, _, number = self.subject.partition(":")
+        return int(number) if kind == "user" else None
+
+
+NOBODY = Principal(0, "", frozenset(), "anonymous")
+"""The principal of a request to a public operation."""
+
+
+def permissions_of(roles: Iterable[str]) -> list[str]:
+    """All permissions of `roles`, in order. Raises KeyError for an unknown role."""
+    return sorted(frozenset().union(*(KEY_ROLES[role] for role in roles)))
