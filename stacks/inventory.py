@@ -65,6 +65,7 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
             edges=_endpoints(p, "edge", p.edge.port, tls=True, path=varnish.HEALTH),
             gateways=_endpoints(p, "gateway", p.gateway.port, tls=True, path=nginx.HEALTH),
             services=_endpoints(p, "app", p.service.port, tls=True, path=service.READY),
+            purge=varnish.PURGE,
         ),
         monitoring=contract.Monitoring(
             prometheus=_endpoints(p, "monitor", p.monitor.prometheus_port, path="/-/ready")[0],

@@ -38,6 +38,8 @@ class Site:
     clients: tuple[str, ...] = ("127.0.0.0/8",)
     """Networks that PostgreSQL's clients come from."""
     postgres_bin: str = "/usr/lib/postgresql/15/bin"
+    web: str = ""
+    """Folder of the built frontend; empty while there is none."""
     versitygw: str = "/usr/bin/versitygw"
     """The S3 gateway's binary."""
 

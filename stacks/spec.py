@@ -172,6 +172,20 @@ class Storage(Section, frozen=True):
     region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")] = "us-east-1"
 
 
+Rate = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
+
+class RateLimits(Section, frozen=True):
+    """Row A3: requests a minute; 0: no limit."""
+
+    anonymous: Rate = 100
+    """Of an address."""
+    authenticated: Rate = 1000
+    """Of a tenant."""
+    premium: Rate = 10_000
+    """Of a tenant with a premium credential; the keys of the sample data are."""
+
+
 class Service(Section, frozen=True):
     """The WMS service."""
 
@@ -184,6 +198,9 @@ class Service(Section, frozen=True):
     """Told to stop, it answers "not ready" for so long before it accepts no more."""
     shutdown_s: Annotated[float, Meta(ge=1, le=120)] = 10
     """Then it has so long for the requests under way."""
+    rate_limits: RateLimits = RateLimits()
+    jwt_generation: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """Raise it by one to rotate the keys of access tokens, by two to drop the one that signs (a leak)."""
 
 
 class Gateway(Section, frozen=True):
@@ -205,6 +222,17 @@ class Gateway(Section, frozen=True):
     keepalive: Positive = 32
     """Idle connections each worker keeps to the services."""
     cache_mb: Megabytes = 64
+    cached: tuple[Name, ...] = ("configuration", "customers", "locations", "skus", "warehouses")
+    """Resources below /api/v1/ whose answers are kept by tenant and role, where the service says for how long. Others
+    are not looked up: that would cost each request a question and make equal ones wait for each other."""
+    inactive_s: Annotated[int, Meta(ge=60, le=3600)] = 600
+    """What nobody asked for this long is dropped; so old, beyond its lifetime, can be what is served while it is
+    fetched anew."""
+    lock_ms: Annotated[int, Meta(ge=10, le=10_000)] = 200
+    """How long equal requests wait for the first one's answer; nginx does not wake them before."""
+    asset_ttl_s: Annotated[int, Meta(ge=3600, le=14400)] = 14400
+    """Row K1: the edge keeps 1 to 4 h; this is for the frontend's code and styles, whose names change with them."""
+    image_ttl_s: Annotated[int, Meta(ge=3600, le=14400)] = 3600
     log_percent: Annotated[int, Meta(ge=0, le=100)] = 10
     """Share of the fast successes in the access log; failures and slow requests are always in it."""
     log_slow_s: Annotated[int, Meta(ge=1, le=60)] = 1
@@ -224,10 +252,12 @@ class Edge(Section, frozen=True):
     threads_max: Annotated[int, Meta(ge=10, le=5000)] = 500
     connect_timeout_s: Seconds = 1
     check_ms: Milliseconds = 1000
-    healthy_grace_s: Natural = 10
+    ttl_max_s: Annotated[int, Meta(ge=3600, le=14400)] = 14400
+    """Row K1: 1 to 4 h. Nothing is kept longer, whatever a browser may do."""
+    healthy_grace_s: Natural = 60
     """How long past its lifetime an object is served while it is fetched anew."""
     sick_grace_s: Natural = 3600
-    """The same while no gateway is healthy."""
+    """The same while no gateway is healthy, or the one that was asked failed."""
 
 
 class Monitor(Section, frozen=True):

@@ -1,11 +1,13 @@
-"""nginx: load balancer and gateway. Round robin without affinity, compression, limits, timeouts."""
+"""nginx: load balancer and gateway. Round robin without affinity, compression, limits, timeouts, the cache of what
+tenants read (layer 3 of row K1), and the frontend's files.
+"""
 
 from __future__ import annotations
 
 import math
 
 from stacks import topology
-from stacks.render import Probe, Process, Site, nothing, template
+from stacks.render import Probe, Process, Site, nothing, secret, template
 from stacks.spec import Platform
 
 HEALTH = "/-/gateway"
@@ -40,7 +42,11 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                     folder=site.folder(node.name, "nginx"),
                     certificate=site.certificate(node.name),
                     ca=site.ca,
-                )
+                    web=site.web,
+                ),
+                # Apart from the rest because it holds a secret.
+                "session.conf": f"set_hmac_sha256 $session '{secret('gateway/session')}' $http_authorization;\n"
+                "set_encode_base64 $session;\n",
             },
             restart_only=nothing,
             reload_signal="HUP",

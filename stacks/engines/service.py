@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from stacks import topology
+from stacks.engines import redis
 from stacks.render import Probe, Process, Site, secret
 from stacks.spec import Platform
 
@@ -19,6 +20,8 @@ def processes(platform: Platform, site: Site) -> list[Process]:
     """One process per app node; any change restarts, one after another."""
     service = platform.service
     poolers = ",".join(f"{n.address}:{platform.pooler.port}" for n in topology.of_role(platform, "proxy"))
+    gateways = ",".join(n.address for n in topology.of_role(platform, "gateway"))
+    redis_nodes = ",".join(f"{n.address}:{platform.redis.port}" for n in topology.of_role(platform, "redis"))
     return [
         Process(
             node=node.name,
@@ -44,6 +47,17 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 # Long enough for a write to ride out a failover; reads have replicas and stay short.
                 "WMS_WRITE_DEADLINE_MS": str(round(platform.timeouts.service_s * 1000)),
                 "WMS_MAX_BODY_BYTES": str(platform.gateway.max_body_kb * 1024),
+                "WMS_CURSOR_KEY": secret("service/cursor"),
+                "WMS_JWT_KEYS": _jwt_keys(service.jwt_generation),
+                "WMS_RATE_ANONYMOUS": str(service.rate_limits.anonymous),
+                "WMS_RATE_AUTHENTICATED": str(service.rate_limits.authenticated),
+                "WMS_RATE_PREMIUM": str(service.rate_limits.premium),
+                "WMS_RATE_PROCESSES": str(service.count),
+                "WMS_TRUSTED_PROXIES": gateways,
+                "WMS_REDIS_NODES": redis_nodes,
+                "WMS_REDIS_USER": redis.APP,
+                "WMS_REDIS_PASSWORD": secret(f"redis/{redis.APP}"),
+                "WMS_REDIS_CA": site.ca,
                 "WMS_DRAIN_MS": str(round(service.drain_s * 1000)),
                 "WMS_SHUTDOWN_MS": str(round(service.shutdown_s * 1000)),
                 # The gateway keeps the access log.
@@ -55,3 +69,11 @@ def processes(platform: Platform, site: Site) -> list[Process]:
         )
         for node in topology.of_role(platform, "app")
     ]
+
+
+def _jwt_keys(generation: int) -> str:
+    """The keys of access tokens: the one that signs, the one before it, whose tokens are still out, and the one after
+    it, so that a process which is not restarted yet knows what the restarted ones sign with.
+    """
+    wanted = [generation, generation - 1, generation + 1]
+    return ",".join(f"g{number}:{secret(f'service/jwt_{number}')}" for number in wanted if number > 0)

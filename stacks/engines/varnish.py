@@ -16,6 +16,9 @@ from stacks.spec import Platform
 HEALTH = "/-/edge"
 """Answered by Varnish itself."""
 
+PURGE = "edge/purge"
+"""Secret of whoever may purge."""
+
 
 def processes(platform: Platform, site: Site) -> list[Process]:
     """Varnish and its HAProxy on each edge node; HAProxy first, as Varnish looks for its socket."""
@@ -63,7 +66,7 @@ def _varnish(platform: Platform, site: Site, node: topology.Node) -> Process:
                 health=HEALTH,
                 folder=folder,
             ),
-            "purge.vcl": template("purge.vcl.j2"),
+            "purge.vcl": template("purge.vcl.j2", token=PURGE),
             "reload.sh": template("varnish-reload.sh.j2", folder=folder, work=work),
         },
         restart_only=nothing,

@@ -21,6 +21,8 @@ from wmsctl import inventory as contract
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {name: str(ROOT / name) for name in ("wms", "agent")}
 """Packages of this repository that the servers run, each released by itself."""
+WEB = ROOT / "wms" / "web" / "dist"
+"""The built frontend, which gateways serve; it may be missing."""
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
             digest=resources.digest([source]),
             opts=below,
         )
-        for name, source in SOURCES.items()
+        for name, source in sources().items()
     ]
     site = site_of(home, python)
     vault = Vault()
@@ -105,12 +107,18 @@ def site_of(home: str, python: str) -> Site:
         service=_release(home, "wms"),
         agent=_release(home, "agent"),
         ca=f"{home}/pki/ca.crt",
+        web=f"{_release(home, 'web')}/{WEB.name}" if "web" in sources() else "",
         versitygw=os.environ.get("WMS_VERSITYGW", "/usr/bin/versitygw"),
     )
 
 
+def sources() -> dict[str, str]:
+    """What is released, by name; the frontend only if it is built."""
+    return {**SOURCES, "web": str(WEB)} if (WEB / "index.html").is_file() else SOURCES
+
+
 def _release(home: str, name: str) -> str:
-    return f"{home}/release/{name}/{resources.digest([SOURCES[name]])}"
+    return f"{home}/release/{name}/{resources.digest([sources()[name]])}"
 
 
 def _machine() -> tuple[str, str, str]:

@@ -16,6 +16,7 @@ SITE = Site(
     service="/srv/wms/local/release/service",
     agent="/srv/wms/local/release/agent",
     ca="/srv/wms/local/pki/ca.crt",
+    web="/srv/wms/local/release/web/dist",
 )
 NODES = (
     "etcd-1",

@@ -17,7 +17,11 @@ from stacks.local.provider.handler import Handler, Inputs, Made, Problem
 from stacks.local.provider.homes import folder, home_problem, is_ours, remove_tree, require_ours
 from stacks.local.provider.values import Values
 
-SKIPPED = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules", ".git"})
+SKIPPED = frozenset(
+    {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules", ".git", "web"}
+)
+"""Folders that are in no release. `web` is the frontend's source, whose build is a release of its own: an edit there
+restarts no service."""
 
 
 class ReleaseInputs(Inputs, frozen=True, kw_only=True):
