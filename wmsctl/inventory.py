@@ -140,6 +140,8 @@ class Web(Frozen, frozen=True):
     edges: tuple[Endpoint, ...] = ()
     gateways: tuple[Endpoint, ...] = ()
     services: tuple[Endpoint, ...] = ()
+    purge: str = ""
+    """Name of the secret that empties the edges' caches."""
 
 
 class Monitoring(Frozen, frozen=True):

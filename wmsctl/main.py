@@ -27,7 +27,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("wmsctl.status.command", "The platform at a glance: a verdict, nodes, lag, pools, alerts."),
     "replicas": ("wmsctl.replicas.command", "Lag of the replicas; pause and resume their replay."),
     "failover": ("wmsctl.failover.command", "Switchover, promotion, rejoin, and the history of them."),
+    "cache": (
+        "wmsctl.cache.command",
+        "The services' cache: hit rate, warming, invalidation, where a key is.",
+    ),
     "ledger": ("wmsctl.ledger.command", "Acknowledged writes, and whether they are all still there."),
+    "edge": ("wmsctl.edge.command", "The caches at the edge: purge by key, by URL, or all."),
     "node": ("wmsctl.node.command", "Power of the local target's nodes: kill, freeze, thaw, power on."),
     "context": (
         "wmsctl.contexts.command",

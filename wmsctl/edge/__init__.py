@@ -1,0 +1,1 @@
+"""The edges' caches: what is kept there is made to go."""
