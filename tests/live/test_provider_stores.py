@@ -452,19 +452,25 @@ def test_patroni_configuration(members: list[str]) -> None:
     assert not handler.diff(seen, first), handler.diff(seen, first)
 
     access.ask("PATCH", "/config", {"postgresql": {"parameters": {"work_mem": "64MB"}}})
+    # A member answers from what it knew in its last turn.
+    drifted = ["config.postgresql.parameters.work_mem"]
+    wait(
+        lambda: list(handler.diff(look(handler, identity, state), first).changes) == drifted,
+        "the drift of work_mem",
+    )
     seen = look(handler, identity, state)
-    assert list(handler.diff(seen, first).changes) == ["config.postgresql.parameters.work_mem"]
 
     second = filled(
         handler, {**login, "config": {"loop_wait": 1, "postgresql": {"parameters": {"max_connections": 90}}}}
     )
     handler.update(identity, seen, second)
-    current = access.ask("GET", "/config").body
-    assert "work_mem" not in current["postgresql"]["parameters"], (
-        "what the stack no longer manages stays behind"
+    wait(
+        lambda: "work_mem" not in access.ask("GET", "/config").body["postgresql"]["parameters"],
+        "the removal of what the stack no longer manages",
     )
 
     access.ask("PATCH", "/config", {"pause": True})
+    wait(lambda: access.ask("GET", "/config").body.get("pause"), "the pause")
     with pytest.raises(ProviderError, match="Patroni is paused"):
         handler.update(identity, state, second)
     access.ask("PATCH", "/config", {"pause": None})
