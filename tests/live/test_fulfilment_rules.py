@@ -287,11 +287,16 @@ def test_whatever_many_do_at_once_the_rows_agree_and_nobody_deadlocks(
             for _ in range(60):
                 step(connection, random)
 
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(work, range(8)))
-    assert not broken_invariants(owner)
-    did = {action for action, outcome in outcomes if outcome == "done"}
-    assert did == {"take", "allocate", "release", "pick", "picks", "cancel", "ship"}, outcomes
+    wanted = {"take", "allocate", "release", "pick", "picks", "cancel", "ship"}
+    # Who comes first is chance: a round may leave no task for the one who picks several at once.
+    for turn in range(4):
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8 * turn, 8 * turn + 8)))
+        assert not broken_invariants(owner)
+        did = {action for action, outcome in outcomes if outcome == "done"}
+        if did == wanted:
+            break
+    assert did == wanted, outcomes
     assert {outcome for _, outcome in outcomes} <= {
         "done", "none", "illegal_move", "insufficient", "already_picked", "already_packed", "nothing_picked"
     }, outcomes  # fmt: skip

@@ -43,8 +43,8 @@ class Elsewhere:
 
 ELSEWHERE = {
     "make demo": Elsewhere(
-        "makes the operator's own platform; its wmsctl commands are run here, the whole by no test yet",
-        "tests/live/test_readme.py",
+        "makes the operator's own platform; its wmsctl commands are run here, the whole on another stack",
+        "tests/live/test_demo.py",
     ),
     "make test": Elsewhere("runs this very test", ".ci/run"),
     "wmsctl --install-completion": Elsewhere(

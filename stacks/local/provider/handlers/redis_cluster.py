@@ -4,10 +4,11 @@ itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from stacks.local.provider import rediscluster
-from stacks.local.provider.errors import ProviderError, Unreachable
+from stacks.local.provider.errors import DeadlineExceeded, ProviderError, Unreachable
 from stacks.local.provider.handler import Handler, Inputs, Made, Problem
 from stacks.local.provider.rediscluster import Access, Node, Place
 from stacks.local.provider.values import Values
@@ -15,6 +16,7 @@ from stacks.local.provider.waiting import until
 
 READY_SECONDS = 60.0
 AGREE_SECONDS = 90.0
+GOSSIP_SECONDS = 15.0
 
 
 class RedisNode(Inputs, frozen=True, kw_only=True):
@@ -170,27 +172,40 @@ def forget_ghosts(access: Access, views: dict[Place, tuple[Node, ...]]) -> None:
 
 
 def meet(access: Access, places: list[Place]) -> None:
-    """Introduce the nodes to each other and wait until each knows all."""
-    first = places[0]
+    """Introduce the nodes to each other and wait until each knows all.
+
+    Raises DeadlineExceeded naming who does not know whom.
+    """
+    first, started = places[0], time.monotonic()
+    strangers: list[tuple[Place, Place]] = []
 
     def acquainted() -> bool:
         views = all_views(access, places)
         if views is None:
             return False
-        ids = {rediscluster.myself(nodes).id for nodes in views.values()}
-        known = {node.id for node in views[first] if node.sound}
-        for place, nodes in views.items():
-            if rediscluster.myself(nodes).id not in known:
-                access.ask(first, "CLUSTER", "MEET", place[0], place[1])
-        return all(ids <= {node.id for node in nodes if node.sound} for nodes in views.values())
+        ids = {place: rediscluster.myself(nodes).id for place, nodes in views.items()}
+        known = {place: {node.id for node in nodes if node.sound} for place, nodes in views.items()}
+        strangers[:] = [
+            (one, other) for one in places for other, name in ids.items() if name not in known[one]
+        ]
+        # One node introduces all, and they hear of each other by gossip; if that comes to a stop, each does.
+        patient = time.monotonic() - started < GOSSIP_SECONDS
+        for one, other in strangers:
+            if one == first or not patient:
+                access.ask(one, "CLUSTER", "MEET", other[0], other[1])
+        return not strangers
 
-    until(
-        acquainted,
-        seconds=AGREE_SECONDS,
-        interval=0.5,
-        what="the Redis nodes meeting each other",
-        do="Their bus port (client port + 10000) must be free and reachable",
-    )
+    try:
+        until(
+            acquainted,
+            seconds=AGREE_SECONDS,
+            interval=0.5,
+            what="the Redis nodes meeting each other",
+            do="Their bus port (client port + 10000) must be free and reachable",
+        )
+    except DeadlineExceeded as error:
+        who = ", ".join(f"{one[0]} does not know {other[0]}" for one, other in strangers)
+        raise DeadlineExceeded(f"{error.what}: {who or 'some did not answer'}", error.do) from None
 
 
 def assign(access: Access, places: list[Place], zones: dict[Place, str], count: int) -> None:
