@@ -20,7 +20,17 @@ from tests.support.postgres import Database
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8000
 
-BACKGROUND = ("probe", "relay_", "forget_", "warm_", "classify_", "principal_of_api_key", "tenant_of_api_key")
+BACKGROUND = (
+    "probe",
+    "relay_",
+    "forget_",
+    "claim_job",
+    "finish_job",
+    "warm_",
+    "classify_",
+    "principal_of_api_key",
+    "tenant_of_api_key",
+)
 """How statements begin that belong to no request, or to the first one with a key only."""
 _COUNT = re.compile(
     r'^wms_database_statement_duration_seconds_count\{pool="(\w+)",statement="(\w+)"\} ([0-9.e+]+)$',
