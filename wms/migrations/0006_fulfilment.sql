@@ -33,26 +33,6 @@ CREATE INDEX shipments_status ON shipments (status, tenant_id, warehouse_id, shi
 -- create_shipment: an order has at most one shipment that counts.
 CREATE UNIQUE INDEX shipments_order ON shipments (order_id, tenant_id, warehouse_id) WHERE status <> 'CANCELLED';
 
--- The same as in 0004, in PL/pgSQL: a function of SQL that writes is planned again in every transaction, which was a
--- sixth of a confirmed pick; this one keeps its plan in the session.
-CREATE OR REPLACE FUNCTION keep_answer(p_tenant bigint, p_key text, p_hash bytea, p_answer jsonb) RETURNS void
-    LANGUAGE plpgsql VOLATILE
-    AS $$
-BEGIN
-    INSERT INTO idempotency_keys (tenant_id, key, request_hash, answer) VALUES (p_tenant, p_key, p_hash, p_answer)
-    ON CONFLICT (tenant_id, key) DO UPDATE
-        SET request_hash = excluded.request_hash, answer = excluded.answer, created_at = now();
-END $$;
-CREATE OR REPLACE FUNCTION emit_event(
-    p_tenant bigint, p_type text, p_entity text, p_identifier text, p_payload jsonb DEFAULT '{}'
-) RETURNS void
-    LANGUAGE plpgsql VOLATILE
-    AS $$
-BEGIN
-    INSERT INTO outbox (tenant_id, type, entity, identifier, payload)
-    VALUES (p_tenant, p_type, p_entity, p_identifier, p_payload);
-END $$;
-
 -- A time as the API writes it, whatever the session's time zone.
 CREATE FUNCTION rfc3339(p_time timestamptz) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
