@@ -45,7 +45,7 @@ class Consumer:
         self._last = -1
         self._looked = 0.0
         self._behind = False
-        self._listeners: list[Callable[[Delivery], None]] = []
+        self._listeners: list[Callable[[Delivery], None]] = [self.generations.take]
         self._task: asyncio.Task[None] | None = None
 
     def listen(self, listener: Callable[[Delivery], None]) -> None:
@@ -89,7 +89,6 @@ class Consumer:
         self._metrics.latency.observe(max(0.0, self._clock() - event.occurred_at))
         wrong = keys.changed_by(event.tenant_id, event.type, event.entity, event.identifier, event.payload)
         self._cache.forget(map(str, wrong), found.lsn, "event")
-        self.generations.take(found)
         for listener in self._listeners:
             listener(found)
 
