@@ -19,6 +19,7 @@ import pytest
 import urllib3
 
 from tests.support.postgres import Database, database
+from tests.support.service import sent_by_requests
 from wms.seed import read_keys
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
@@ -441,13 +442,8 @@ def test_a_token_costs_no_look_at_the_database(
         admin.execute("SELECT pg_stat_statements_reset()")
         for _ in range(5):
             assert api.call("GET", "/api/v1/users", token).status == 200
-        found = dict(
-            admin.execute(
-                "SELECT query, calls FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid "
-                "WHERE rolname = 'wms_app' AND query !~ 'schema_migrations|relay_|forget_|_job|warm_|classify_'"
-            ).fetchall()
-        )
-    assert [(q.split("FROM ")[-1].split("(")[0], calls) for q, calls in found.items()] == [("user_page", 5)]
+        found = sent_by_requests(admin)
+    assert [(q.split("FROM ")[-1].split("(")[0], calls) for q, calls in found] == [("user_page", 5)]
 
 
 def test_indexes_carry_the_lists_and_doors(owner: psycopg.Connection[Any]) -> None:

@@ -36,6 +36,7 @@ from tests.support.fulfilment import (
 )
 from tests.support.pki import Authority
 from tests.support.postgres import Database
+from tests.support.service import sent_by_requests
 from wms.domain.orders import ORDER
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
@@ -606,11 +607,7 @@ def test_d2_each_endpoint_runs_one_statement(
             admin.execute("SELECT pg_stat_statements_reset()")
             response = call()
             assert response.status in (200, 201), response.data
-            found = admin.execute(
-                "SELECT query, calls FROM pg_stat_statements WHERE userid = 'wms_app'::regrole "
-                "AND query !~ 'schema_migrations|relay_|forget_|_job|warm_|classify_'"
-            ).fetchall()
-            return [(query, calls) for query, calls in found]
+            return sent_by_requests(admin)
 
         for target, function in reads.items():
             ((query, calls),) = counted(lambda target=target: service.get(target, mine))  # type: ignore[misc]

@@ -26,6 +26,7 @@ from psycopg import sql
 
 from tests.support.pki import Authority
 from tests.support.postgres import PASSWORDS, POOLER_PORT, Database, database
+from tests.support.service import sent_by_requests
 from wms.domain.movements import InsufficientStock, Movement, settle
 from wms.migrations import files, runner
 from wms.seed import read_keys
@@ -715,10 +716,7 @@ def test_each_endpoint_runs_one_statement_of_its_own(
         for call, statements in wanted:
             admin.execute("SELECT pg_stat_statements_reset()")
             assert call().status in (200, 201)
-            rows = admin.execute(
-                "SELECT query, calls FROM pg_stat_statements WHERE userid = 'wms_app'::regrole "
-                "AND query !~ 'schema_migrations|relay_|forget_|_job|warm_|classify_|pg_last_wal_replay_lsn'"
-            ).fetchall()
+            rows = [row for row in sent_by_requests(admin) if "pg_last_wal_replay_lsn" not in row[0]]
             assert sorted((row[0].split("(%")[0].split("($")[0], row[1]) for row in rows) == [
                 (statement, 1) for statement in sorted(statements)
             ]

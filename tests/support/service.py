@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import urllib3
 
 from tests.support.postgres import Database
@@ -36,6 +37,15 @@ _COUNT = re.compile(
     r'^wms_database_statement_duration_seconds_count\{pool="(\w+)",statement="(\w+)"\} ([0-9.e+]+)$',
     re.MULTILINE,
 )
+
+
+def sent_by_requests(admin: psycopg.Connection[Any]) -> list[tuple[str, int]]:
+    """(query, calls) of the service's role since the last pg_stat_statements_reset, without its background."""
+    rows = admin.execute(
+        "SELECT query, calls FROM pg_stat_statements WHERE userid = 'wms_app'::regrole "
+        "AND query !~ 'schema_migrations|relay_|forget_|_job|warm_|classify_'"
+    ).fetchall()
+    return [(query, calls) for query, calls in rows]
 
 
 class Service:
