@@ -50,7 +50,8 @@ appendfsync everysec
 
 def rendered_acl() -> str:
     """The platform's rules with the passwords of PASSWORDS; the users without one cannot log in."""
-    text = re.sub(r"{{ (admin|app|replication|exporter) }}", r"\1", ACL.read_text())
+    rules = re.sub(r"{#.*?#}\n", "", ACL.read_text(), flags=re.DOTALL)
+    text = re.sub(r"{{ (admin|app|replication|exporter) }}", r"\1", rules)
     return re.sub(
         r"{{ secret_sha256\('redis/(\w+)'\) }}",
         lambda found: hashlib.sha256(PASSWORDS.get(found[1], os.urandom(8).hex()).encode()).hexdigest(),
