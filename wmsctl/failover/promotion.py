@@ -17,9 +17,9 @@ from wmsctl.deadline import Deadline
 from wmsctl.errors import Failed, Unknown, Unreachable, WmsctlError
 from wmsctl.failover.plan import PromotePlan
 from wmsctl.failover.proof import Proof
-from wmsctl.failover.steps import Steps
 from wmsctl.failover.world import Lead
 from wmsctl.hosts import Evidence
+from wmsctl.steps import Steps
 
 FENCE_S = 15.0
 PROVE_AFTER_LOSS_S = 10.0

@@ -11,9 +11,9 @@ from wmsctl.clients.patroni import Answer, MemberStatus
 from wmsctl.deadline import Deadline, wait_until
 from wmsctl.errors import Failed, Unknown, Unreachable
 from wmsctl.failover.plan import RejoinPlan
-from wmsctl.failover.steps import Steps
 from wmsctl.failover.world import Lead
 from wmsctl.hosts import Evidence
+from wmsctl.steps import Steps
 
 POLL_S = 0.25
 BROKEN_S = 10.0

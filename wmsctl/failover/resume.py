@@ -16,8 +16,8 @@ from wmsctl.failover.observe import KIND
 from wmsctl.failover.plan import AlreadySo, Refusal
 from wmsctl.failover.run import Result, Runner, close, refused, where
 from wmsctl.failover.snapshot import Snapshot
-from wmsctl.failover.steps import Steps
 from wmsctl.journal import Operation, Record
+from wmsctl.steps import Steps
 
 RESUME_POOLERS_S = 30.0
 

@@ -24,9 +24,9 @@ from wmsctl.failover.plan import AlreadySo, PromotePlan, Refusal, RejoinPlan, Sw
 from wmsctl.failover.poolers import Pause, PauseFailed
 from wmsctl.failover.proof import Proof
 from wmsctl.failover.snapshot import Snapshot
-from wmsctl.failover.steps import Steps
 from wmsctl.journal import Journal, Operation, Record
 from wmsctl.output import Printer
+from wmsctl.steps import Steps
 
 SUPERSEDE_S = 3.0
 """How long a promotion tries to lift the pause of an interrupted switchover: the guard has done it long before."""

@@ -16,7 +16,7 @@ from wmsctl.errors import Failed, Unknown
 from wmsctl.failover.guard import Guard
 from wmsctl.failover.plan import SwitchoverPlan
 from wmsctl.failover.proof import Proof
-from wmsctl.failover.steps import Steps
+from wmsctl.steps import Steps
 
 STALL_LIMIT_S = 15.0
 """Longest time inside the pause before the poolers are resumed whatever the state: clients of the pooler wait

@@ -462,7 +462,7 @@ class TestResume:
 def test_the_hook_kills_at_the_named_step(tmp_path: Path, moment: str, state: str, body: bool) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from wmsctl.journal import Journal; from wmsctl.failover.steps import Steps\n"
+        "from wmsctl.journal import Journal; from wmsctl.steps import Steps\n"
         "record = Journal(Path(sys.argv[1])).begin('failover.switchover', {})\n"
         "with Steps(record, lambda text: None).step('pause'): Path(sys.argv[1], 'body').touch()\n"
     )

@@ -33,9 +33,9 @@ class Steps:
         if message:
             self.progress(message)
         with self.record.step(name, **detail) as facts:
-            _die(name)
+            moment(name)
             yield facts
-            _die(f"{name}:after")
+            moment(f"{name}:after")
 
     @contextmanager
     def certain(self, name: str, message: str = "", **detail: Any) -> Iterator[dict[str, Any]]:
@@ -52,14 +52,14 @@ class Steps:
         except WmsctlError as trouble:
             self.progress(f"warning: {trouble.message}")
             opened = False
-        _die(name)
+        moment(name)
         try:
             yield facts
         except BaseException as error:
             if opened:
                 journal.__exit__(type(error), error, error.__traceback__)
             raise
-        _die(f"{name}:after")
+        moment(f"{name}:after")
         if opened:
             try:
                 journal.__exit__(None, None, None)
@@ -67,6 +67,7 @@ class Steps:
                 self.progress(f"warning: {trouble.message}")
 
 
-def _die(moment: str) -> None:
-    if os.environ.get(HOOK) == moment:
+def moment(name: str) -> None:
+    """A moment inside a long step at which a test may have this process die, such as `export:2`."""
+    if os.environ.get(HOOK) == name:
         os.kill(os.getpid(), signal.SIGKILL)
