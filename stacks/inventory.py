@@ -58,8 +58,27 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
         store=contract.ObjectStore(
             endpoint=_endpoints(p, "storage", p.storage.port, tls=True, path=versitygw.HEALTH)[0],
             bucket=p.storage.bucket,
+            region=p.storage.region,
             access_key="s3/access_key",
             secret_key="s3/secret_key",
+        ),
+        partitions=contract.Partitions(
+            login=Login(user="wms_partitions", secret="postgres/partitions"),
+            owner="wms_owner",
+            tables=tuple(
+                contract.PartitionedTable(
+                    table=each.table,
+                    interval=each.interval,
+                    premake=each.premake,
+                    online_months=each.online_months,
+                    archive=each.archive,
+                    keep_days=each.keep_days,
+                    archive_months=each.archive_months,
+                    carry=each.carry,
+                )
+                for each in p.partitions.tables
+            ),
+            prefix=p.partitions.prefix,
         ),
         web=contract.Web(
             edges=_endpoints(p, "edge", p.edge.port, tls=True, path=varnish.HEALTH),

@@ -280,6 +280,19 @@ def _further_settings_are_further(platform: Platform) -> Iterator[str]:
             yield f"postgres.settings.{name}: found {value!r}; allowed: nothing, no write may be lost by it"
 
 
+def _partitions_outlive_their_use(platform: Platform) -> Iterator[str]:
+    names = [each.table for each in platform.partitions.tables]
+    for index, each in enumerate(platform.partitions.tables):
+        where = f"partitions.tables[{index}]"
+        if each.table in names[:index]:
+            yield f"{where}.table: found {each.table!r} twice; allowed: each table once"
+        if each.archive and each.archive_months <= each.online_months:
+            yield (
+                f"{where}.archive_months: found {each.archive_months}; allowed: more than online_months "
+                f"({each.online_months}), or an archive ends before it begins"
+            )
+
+
 RULES = (
     _further_settings_are_further,
     _network_is_loopback,
@@ -295,4 +308,5 @@ RULES = (
     _elections_are_calm,
     _wal_sizes_are_ordered,
     _certificates_are_renewed_in_time,
+    _partitions_outlive_their_use,
 )

@@ -292,6 +292,38 @@ class Timeouts(Section, frozen=True):
     idle_in_transaction_s: Seconds = 15
 
 
+TableName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}\Z")]
+"""Of the schema public, and short enough for the names of its partitions."""
+
+
+class PartitionedTable(Section, frozen=True):
+    """A table partitioned by range of time (row D4), and what becomes of its partitions. Periods are of UTC."""
+
+    table: TableName
+    interval: Literal["month", "week", "day"] = "month"
+    """Weeks begin on Monday (ISO 8601)."""
+    premake: Annotated[int, Meta(ge=1, le=400)] = 6
+    """Partitions that are there beyond the current one."""
+    online_months: Annotated[int, Meta(ge=1, le=1200)] = 13
+    """Whole months before the current one that stay attached: a year to compare with, and one to close the books."""
+    archive: bool = True
+    """False: older partitions stay as they are, for ever."""
+    keep_days: Annotated[int, Meta(ge=0, le=365)] = 7
+    """How long an archived partition is kept in the database, detached, after its archive was proven."""
+    archive_months: Annotated[int, Meta(ge=1, le=1200)] = 84
+    """How long its archive is kept in the store: 7 years, as row R5's."""
+    carry: Annotated[str, Meta(pattern=r"^([a-z_][a-z0-9_]{0,62})?\Z")] = ""
+    """Function (date) of the schema public that writes what the rest must know of a partition before it goes."""
+
+
+class Partitions(Section, frozen=True):
+    tables: Annotated[tuple[PartitionedTable, ...], Meta(max_length=64)] = (
+        PartitionedTable(table="inventory_transactions", carry="carry_forward"),
+    )
+    prefix: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}\Z")] = "partitions"
+    """Of the archives' names in the bucket."""
+
+
 class Thresholds(Section, frozen=True):
     replication_lag_ms: Milliseconds = 1000
     """Row D3."""
@@ -329,6 +361,7 @@ class Platform(Section, frozen=True, kw_only=True):
     edge: Edge = Edge()
     monitor: Monitor = Monitor()
     timeouts: Timeouts = Timeouts()
+    partitions: Partitions = Partitions()
     thresholds: Thresholds = Thresholds()
     pki: Pki = Pki()
 

@@ -132,6 +132,37 @@ class ObjectStore(Frozen, frozen=True):
     access_key: str
     """Names of the secrets that hold the key pair."""
     secret_key: str
+    region: str = "us-east-1"
+
+
+class PartitionedTable(Frozen, frozen=True):
+    """A table of the schema public, partitioned by range of time, and what becomes of its partitions (row D4)."""
+
+    table: str
+    interval: Literal["month", "week", "day"]
+    """Of UTC; weeks begin on Monday."""
+    premake: int
+    """Partitions that are to be there beyond the current one."""
+    online_months: int
+    """Whole months before the current one that stay attached."""
+    archive: bool
+    """False: older partitions stay as they are."""
+    keep_days: int
+    """How long a partition stays in the database, detached, after its archive was proven."""
+    archive_months: int
+    """How long its archive stays in the store, counted from the partition's end."""
+    carry: str = ""
+    """Function (date) to call with the partition's first day before it is detached; empty: none."""
+
+
+class Partitions(Frozen, frozen=True):
+    login: Login
+    """Logs in without rights, and may become `owner`."""
+    owner: str
+    """The role that owns the tables."""
+    tables: tuple[PartitionedTable, ...]
+    prefix: str
+    """Of the archives' names in the object store."""
 
 
 class Web(Frozen, frozen=True):
@@ -184,6 +215,7 @@ class Inventory(Frozen, frozen=True):
     proxies: Proxies
     redis: Redis | None = None
     store: ObjectStore | None = None
+    partitions: Partitions | None = None
     web: Web = Web()
     monitoring: Monitoring = Monitoring()
     hosts: LocalHosts | None = None

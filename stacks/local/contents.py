@@ -139,10 +139,19 @@ class Database:
     def __init__(self, platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]) -> None:
         self._platform, self._site, self._vault = platform, site, vault
         name = platform.postgres.database
+        owner = self._role("wms_owner", "postgres/owner", needs)
         self.roles: list[pulumi.Resource] = [
             self._role("rewinder", "postgres/rewind", needs),
             self._role("pgbouncer", "postgres/pooler", needs),
-            self._role("wms_owner", "postgres/owner", needs),
+            owner,
+            # Without rights until it says SET ROLE wms_owner: only an owner may detach concurrently (docs/adr/0031).
+            self._role(
+                "wms_partitions",
+                "postgres/partitions",
+                [owner],
+                member_of=["wms_owner"],
+                options={"inherit": False, "connection_limit": 8},
+            ),
             # Its rows are those of the tenant that the transaction names; it owns nothing and bypasses nothing.
             self._role("wms_app", "postgres/app", needs),
             self._role("wms_ops", "postgres/ops", needs, member_of=["pg_monitor"]),
@@ -179,7 +188,12 @@ class Database:
         }
 
     def _role(
-        self, name: str, secret: str, needs: list[pulumi.Resource], member_of: list[str] | None = None
+        self,
+        name: str,
+        secret: str,
+        needs: list[pulumi.Resource],
+        member_of: list[str] | None = None,
+        options: dict[str, object] | None = None,
     ) -> resources.DatabaseRole:
         return resources.DatabaseRole(
             f"role/{name}",
@@ -187,6 +201,7 @@ class Database:
             name=name,
             password=self._vault.value(secret),
             member_of=member_of or [],
+            options=options,
             opts=_after(needs),
         )
 

@@ -40,6 +40,18 @@ def test_replica_roles_follow_row_d3() -> None:
     assert [member.replica_role for member in members] == ["", "analytics", "reporting", "reads"]
 
 
+def test_d4_the_ledger_is_partitioned_by_month_and_archived() -> None:
+    found = inventory.inventory(PLATFORM, SITE, "/s").partitions
+    assert found is not None and found.login.user != found.owner == "wms_owner"
+    (ledger,) = found.tables
+    assert (ledger.table, ledger.interval, ledger.carry) == (
+        "inventory_transactions",
+        "month",
+        "carry_forward",
+    )
+    assert ledger.archive and ledger.premake >= 1 and ledger.archive_months > ledger.online_months
+
+
 def test_the_topology_page_is_current() -> None:
     assert docs.topology_page(PLATFORM) == docs.TARGET.read_text(), "run: python -m stacks.docs"
 

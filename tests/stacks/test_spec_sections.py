@@ -40,6 +40,26 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("grace", {"edge": {"healthy_grace_s": 7200}}, "edge.healthy_grace_s: found 7200"),
     ("unknown key", {"edge": {"colour": "blue"}}, "edge.colour: unknown key"),
     ("share above all", {"gateway": {"log_percent": 101}}, "gateway.log_percent: found 101"),
+    (
+        "a table twice",
+        {"partitions": {"tables": [{"table": "moves"}, {"table": "moves"}]}},
+        "partitions.tables[1].table: found 'moves' twice",
+    ),
+    (
+        "an archive that ends before it begins",
+        {"partitions": {"tables": [{"table": "moves", "online_months": 12, "archive_months": 12}]}},
+        "partitions.tables[0].archive_months: found 12",
+    ),
+    (
+        "an interval of its own",
+        {"partitions": {"tables": [{"table": "moves", "interval": "fortnight"}]}},
+        "partitions.tables[0].interval",
+    ),
+    (
+        "a table name that leaves no room for its partitions'",
+        {"partitions": {"tables": [{"table": "m" * 41}]}},
+        "partitions.tables[0].table",
+    ),
     ("bucket's name", {"storage": {"bucket": "WMS_backup"}}, "storage.bucket: found 'WMS_backup'"),
 ]
 

@@ -22,7 +22,13 @@ from tests.support.sandbox import service_user
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 POSTGRES_PORT = 5432
 POOLER_PORT = 6432
-PASSWORDS = {"postgres": "pw-super", "wms_owner": "pw-owner", "wms_app": "pw-app", "wms_ops": "pw-ops"}
+PASSWORDS = {
+    "postgres": "pw-super",
+    "wms_owner": "pw-owner",
+    "wms_app": "pw-app",
+    "wms_ops": "pw-ops",
+    "wms_partitions": "pw-partitions",
+}
 
 _POSTGRES = """
 listen_addresses = '{address}'
@@ -89,8 +95,11 @@ class Database:
             file.write("host all all 127.0.0.0/8 scram-sha-256\n")
         self.start("postgres")
         with self.connect("postgres", database="postgres") as connection:
-            for role in ("wms_owner", "wms_app", "wms_ops"):
+            for role in ("wms_owner", "wms_app", "wms_ops", "wms_partitions"):
                 connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORDS[role]}'".encode())
+            # As stacks/local/contents.py makes them.
+            connection.execute("ALTER ROLE wms_partitions NOINHERIT")
+            connection.execute("GRANT wms_owner TO wms_partitions")
             connection.execute("CREATE DATABASE wms OWNER wms_owner")
         with self.connect("postgres") as connection:
             connection.execute("CREATE EXTENSION pg_stat_statements")
