@@ -1,0 +1,1 @@
+"""Partitions by time: made ahead, looked after, archived, and brought back."""
