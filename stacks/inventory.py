@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stacks import engines, topology
-from stacks.engines import nginx, patroni, pgbouncer, redis, service, varnish, versitygw
+from stacks.engines import nginx, patroni, pgbackrest, pgbouncer, redis, service, varnish, versitygw
 from stacks.render import Site
 from stacks.spec import Platform
 from wmsctl import inventory as contract
@@ -80,6 +80,7 @@ def inventory(platform: Platform, site: Site, secrets_path: str) -> Inventory:
             ),
             prefix=p.partitions.prefix,
         ),
+        backup=_backup(p),
         web=contract.Web(
             edges=_endpoints(p, "edge", p.edge.port, tls=True, path=varnish.HEALTH),
             gateways=_endpoints(p, "gateway", p.gateway.port, tls=True, path=nginx.HEALTH),
@@ -126,6 +127,33 @@ def _postgres(p: Platform) -> contract.Postgres:
         synchronous_nodes=p.postgres.synchronous_nodes,
         ttl_s=p.patroni.ttl_s,
         loop_wait_s=p.patroni.loop_wait_s,
+    )
+
+
+def _backup(p: Platform) -> contract.Backup:
+    schedule, retention = p.backup.schedule, p.backup.retention
+    return contract.Backup(
+        stanza=p.backup.stanza,
+        process=pgbackrest.NAME,
+        program=pgbackrest.PROGRAM,
+        config=pgbackrest.CONFIG,
+        archive_config=pgbackrest.ARCHIVE_CONFIG,
+        long_term_config=pgbackrest.LONG_TERM_CONFIG,
+        repositories=tuple(
+            contract.Repository(number=each.number, bucket=each.bucket, long_term=each.long_term)
+            for each in pgbackrest.repositories(p)
+        ),
+        schedule=contract.BackupSchedule(
+            daily=schedule.daily, full_day=schedule.full_day, incremental=schedule.incremental
+        ),
+        retention=contract.Retention(
+            daily_days=retention.daily_days,
+            weekly_weeks=retention.weekly_weeks,
+            monthly_months=retention.monthly_months,
+            archive_years=retention.archive_years,
+        ),
+        wal_wait_s=p.backup.wal_wait_s,
+        newest_age_s=p.backup.newest_age_alert_s,
     )
 
 

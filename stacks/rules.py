@@ -70,6 +70,7 @@ def listeners(platform: Platform) -> dict[str, dict[str, int]]:
         "postgres": {
             "postgres.port": p.postgres.port,
             "patroni.api_port": p.patroni.api_port,
+            "backup.port": p.backup.port,
             "monitor.postgres_port": p.monitor.postgres_port,
         },
         "proxy": {
@@ -263,11 +264,21 @@ SET_BY_KEY = {
     "statement_timeout": "timeouts.statement_s",
     "lock_timeout": "timeouts.lock_s",
     "idle_in_transaction_session_timeout": "timeouts.idle_in_transaction_s",
+    "archive_timeout": "backup.switch_wal_s",
 }
 """PostgreSQL parameters that are values of the spec."""
 
 DURABLE = frozenset(
-    {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "wal_level"}
+    {
+        "archive_command",
+        "archive_library",
+        "archive_mode",
+        "fsync",
+        "full_page_writes",
+        "synchronous_commit",
+        "synchronous_standby_names",
+        "wal_level",
+    }
 )
 """Parameters on which it depends that no acknowledged write is lost."""
 
@@ -293,7 +304,25 @@ def _partitions_outlive_their_use(platform: Platform) -> Iterator[str]:
             )
 
 
+def _backups_are_apart(platform: Platform) -> Iterator[str]:
+    backup, bucket = platform.backup, platform.storage.bucket
+    if backup.long_term_bucket == bucket:
+        yield (
+            f"backup.long_term_bucket: found {bucket!r}; allowed: another bucket than storage.bucket, for one that is "
+            "lost must not take both repositories along"
+        )
+    times = [backup.schedule.daily, *backup.schedule.incremental]
+    for clock in sorted({each for each in times if times.count(each) > 1}):
+        yield f"backup.schedule.incremental: found {clock!r} twice in a day; allowed: each time once"
+    if backup.switch_wal_s > backup.waiting_alert_s:
+        yield (
+            f"backup.switch_wal_s: found {backup.switch_wal_s}; allowed: at most waiting_alert_s "
+            f"({backup.waiting_alert_s}), what the loss of the site may cost (row R3)"
+        )
+
+
 RULES = (
+    _backups_are_apart,
     _further_settings_are_further,
     _network_is_loopback,
     _ports_do_not_overlap,

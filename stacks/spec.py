@@ -2,7 +2,7 @@
 
 `load` builds it from an environment file (`environments/<name>.toml`) and optional overrides (the stack's
 configuration). Anything wrong raises SpecError before a resource is touched; the message names the file, the
-key, what was found and what is allowed. Names of durations and sizes end in their unit (`_s`, `_ms`, `_mb`).
+key, what was found and what is allowed. Types of single values stand in `units`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import msgspec
 from msgspec import Meta
 
 from stacks import rules
+from stacks.backup import Backup
+from stacks.units import (
+    Bucket,
+    Megabytes,
+    Milliseconds,
+    Name,
+    Natural,
+    Port,
+    Positive,
+    Seconds,
+    Section,
+)
 
 ENVIRONMENTS = Path(__file__).parent / "environments"
 
-Port = Annotated[int, Meta(ge=1024, le=65535)]
-"""Above 1023: the servers run as an unprivileged user."""
-Positive = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
-Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
-Megabytes = Annotated[int, Meta(ge=1, le=1_048_576)]
 SETTING = r"^[a-z_.]+\Z"
 SCALARS = (str, int, float, bool)
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}\Z")]
 
 
 class SpecError(ValueError):
     """The platform described cannot exist; the message says where it is wrong, and what is allowed."""
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every part of the spec: immutable, and an unknown key is an error."""
 
 
 class Etcd(Section, frozen=True):
@@ -104,7 +104,9 @@ class Postgres(Section, frozen=True):
     wal_retrieve_retry_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
     """A replica that is told to promote while it waits to ask for WAL again sleeps this out first; PostgreSQL's own
     5000 would be the length of that failover."""
-    settings: dict[Annotated[str, Meta(pattern=SETTING)], str | int | float | bool] = {}
+    settings: dict[Annotated[str, Meta(pattern=SETTING)], str | int | float | bool] = msgspec.field(
+        default_factory=dict
+    )
     """Further PostgreSQL parameters, by name."""
 
 
@@ -168,7 +170,7 @@ class Storage(Section, frozen=True):
     """The S3 gateway that backups and archives go to."""
 
     port: Port = 7070
-    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\Z")] = "wms-backup"
+    bucket: Bucket = "wms-backup"
     region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")] = "us-east-1"
 
 
@@ -356,6 +358,7 @@ class Platform(Section, frozen=True, kw_only=True):
     pooler: Pooler = Pooler()
     redis: Redis = Redis()
     storage: Storage = Storage()
+    backup: Backup = Backup()
     service: Service = Service()
     gateway: Gateway = Gateway()
     edge: Edge = Edge()

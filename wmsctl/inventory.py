@@ -165,6 +165,56 @@ class Partitions(Frozen, frozen=True):
     """Of the archives' names in the object store."""
 
 
+class Repository(Frozen, frozen=True):
+    """A place that backups go to; `number` is pgBackRest's."""
+
+    number: int
+    bucket: str
+    long_term: bool = False
+    """It holds monthly backups and the archive; PostgreSQL sends it no WAL."""
+
+
+class BackupSchedule(Frozen, frozen=True):
+    """Row R5. Times of day as HH:MM, in UTC."""
+
+    daily: str
+    """The first backup of a day: full on `full_day` and while there is none yet, else differential."""
+    full_day: str
+    """monday … sunday."""
+    incremental: tuple[str, ...]
+
+
+class Retention(Frozen, frozen=True):
+    """Row R5: how long each tier is kept."""
+
+    daily_days: int
+    weekly_weeks: int
+    monthly_months: int
+    archive_years: int
+
+
+class Backup(Frozen, frozen=True):
+    """pgBackRest, on each PostgreSQL node."""
+
+    stanza: str
+    process: str
+    """The process in whose folder on each node the configurations are."""
+    program: str
+    config: str
+    """File of all repositories, in that folder."""
+    archive_config: str
+    """File of the repository that PostgreSQL archives to."""
+    long_term_config: str
+    """File of the long-term repository."""
+    repositories: tuple[Repository, ...]
+    schedule: BackupSchedule
+    retention: Retention
+    wal_wait_s: int
+    """How long WAL may take to the store before it counts as not archived."""
+    newest_age_s: int
+    """How old the newest backup may be."""
+
+
 class Web(Frozen, frozen=True):
     """The HTTP path from the outside in."""
 
@@ -216,6 +266,7 @@ class Inventory(Frozen, frozen=True):
     redis: Redis | None = None
     store: ObjectStore | None = None
     partitions: Partitions | None = None
+    backup: Backup | None = None
     web: Web = Web()
     monitoring: Monitoring = Monitoring()
     hosts: LocalHosts | None = None

@@ -9,6 +9,7 @@ from stacks.engines import (
     haproxy,
     nginx,
     patroni,
+    pgbackrest,
     pgbouncer,
     prometheus,
     redis,
@@ -22,6 +23,7 @@ from stacks.spec import Platform
 ENGINES = (
     etcd,
     patroni,
+    pgbackrest,
     haproxy,
     pgbouncer,
     redis,

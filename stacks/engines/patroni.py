@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from stacks import topology
+from stacks.engines import pgbackrest
 from stacks.render import Probe, Process, Site, fingerprint, nothing, secret, template
 from stacks.spec import Platform
 
@@ -37,6 +38,8 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                     bin_dir=site.postgres_bin,
                     etcd=topology.of_role(platform, "etcd"),
                     clients=site.clients,
+                    archive_command=pgbackrest.archive_command(platform, site, node.name),
+                    restore_command=pgbackrest.restore_command(platform, site, node.name),
                     dynamic=dynamic(platform),
                 )
             },
@@ -115,6 +118,8 @@ def dynamic(platform: Platform) -> dict[str, Any]:
                 "checkpoint_completion_target": 0.9,
                 "wal_level": "replica",
                 "wal_log_hints": "on",
+                "archive_mode": "on",
+                "archive_timeout": f"{platform.backup.switch_wal_s}s",
                 "wal_compression": "lz4",
                 "hot_standby": "on",
                 "hot_standby_feedback": "on",

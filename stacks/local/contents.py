@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 
 from stacks import topology
-from stacks.engines import patroni, redis
+from stacks.engines import patroni, pgbackrest, redis
 from stacks.local import resources
 from stacks.local.vault import Vault
 from stacks.render import Site
@@ -93,19 +93,38 @@ def cache_cluster(
     )
 
 
-def backup_bucket(
+def backup_buckets(
     platform: Platform, site: Site, vault: Vault, needs: list[pulumi.Resource]
-) -> resources.Bucket:
+) -> list[pulumi.Resource]:
     """Where backups go."""
     (store,) = topology.of_role(platform, "storage")
-    return resources.Bucket(
-        "backup-bucket",
-        endpoint=f"https://{store.address}:{platform.storage.port}",
-        name=platform.storage.bucket,
-        access_key=vault.value("s3/access_key"),
-        secret_key=vault.value("s3/secret_key"),
-        ca=site.ca,
-        force_destroy=True,
+    return [
+        resources.Bucket(
+            f"backup-bucket-{repository.number}" if repository.long_term else "backup-bucket",
+            endpoint=f"https://{store.address}:{platform.storage.port}",
+            name=repository.bucket,
+            access_key=vault.value("s3/access_key"),
+            secret_key=vault.value("s3/secret_key"),
+            ca=site.ca,
+            force_destroy=True,
+            opts=_after(needs),
+        )
+        for repository in pgbackrest.repositories(platform)
+    ]
+
+
+def backup_stanza(platform: Platform, site: Site, user: str, needs: list[pulumi.Resource]) -> resources.Job:
+    """The stanza in every repository; until it is there, no WAL is archived. The first node finds whoever leads."""
+    node = topology.of_role(platform, "postgres")[0].name
+    command = pgbackrest.command(platform, site, node)
+    return resources.Job(
+        "backup-stanza",
+        command=[*command, "stanza-create"],
+        # Only these two codes of its status say that the stanza is not there; the others speak of backups.
+        check=["/bin/sh", "-c", '! "$@" --output=json info | grep -Eq \'"code":[13]\'', "sh", *command],
+        triggers={"identity": patroni.identity(platform)},
+        user=user,
+        folder=site.folder(node, pgbackrest.NAME),
         opts=_after(needs),
     )
 

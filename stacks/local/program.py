@@ -12,6 +12,7 @@ from pathlib import Path
 import pulumi
 
 from stacks import engines, inventory, spec, topology
+from stacks.engines import pgbackrest
 from stacks.local import contents, resources
 from stacks.local.node import NodeComponent
 from stacks.local.vault import Vault
@@ -76,9 +77,10 @@ def main() -> None:
     database = contents.Database(platform, site, vault, [shared, *proxies])
     schema = contents.service_schema(platform, site, vault, user, database.ready)
     contents.cache_cluster(platform, site, vault, start("redis"))
-    contents.backup_bucket(platform, site, vault, start("versitygw"))
+    buckets = contents.backup_buckets(platform, site, vault, start("versitygw"))
+    contents.backup_stanza(platform, site, user, [shared, *buckets, *start(pgbackrest.NAME)])
     service = start("wms", needs=[schema])
-    started = {"etcd", "patroni", "haproxy", "pgbouncer", "redis", "versitygw", "wms"}
+    started = {"etcd", "patroni", "haproxy", "pgbouncer", "redis", "versitygw", "wms", pgbackrest.NAME}
     # The rest answers by itself: a gateway without a service, an exporter without its server say so and go on.
     start(*{p.name for p in processes} - started, needs=service)
 

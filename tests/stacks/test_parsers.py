@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from stacks import spec
+from stacks.engines import pgbackrest
 from tests.support.sandbox import Sandbox, sandbox
 
 CHECKS = {
@@ -35,6 +36,7 @@ CHECKS = {
 STARTED = {
     "etcd-1/etcd": "etcd.yml",
     "proxy-1/pgbouncer": "pgbouncer.ini",
+    "pg-1/pgbackrest": "pgbackrest.conf",
     "redis-1/redis": "redis.conf",
     "monitor-1/redis-exporter": "",
     "monitor-1/node-exporter": "",
@@ -93,6 +95,26 @@ def test_patroni_accepts_its_file(home: Sandbox) -> None:
             assert home.run("pg-2/patroni", *command).returncode != 0
         finally:
             path.write_text(whole)
+
+
+@pytest.mark.parametrize("name", [pgbackrest.CONFIG, pgbackrest.ARCHIVE_CONFIG, pgbackrest.LONG_TERM_CONFIG])
+def test_pgbackrest_knows_every_line_of_its_files(home: Sandbox, name: str) -> None:
+    """Every command reads the whole file; of an option that it does not know it only warns. `start` asks no server."""
+    path = home.folder("pg-1/pgbackrest") / name
+
+    def start() -> str:
+        command = (pgbackrest.PROGRAM, f"--config={path}", "--stanza=wms", "start")
+        done = home.run("pg-1/pgbackrest", *command)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert [line for line in start().splitlines() if "stop file does not exist" not in line] == []
+    whole = path.read_text()
+    path.write_text(whole.replace("start-fast=", "start-quick="))
+    try:
+        assert "WARN: configuration file contains invalid option 'start-quick'" in start()
+    finally:
+        path.write_text(whole)
 
 
 def test_the_reload_script_of_varnish_is_shell(home: Sandbox) -> None:

@@ -75,6 +75,7 @@ class Sandbox:
             path = Path(self.site.certificate(node.name))
             path.parent.mkdir(parents=True)
             authority.write_node(path, topology.names(node), node.address)
+            path.chmod(0o600)  # pgBackRest refuses a key that others may read
         for process in self.processes.values():
             folder = self.folder(process.key)
             folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,13 @@ NAMES = ("local", "staging", "production")
 
 SINGLE: list[tuple[str, dict[str, Any], str, str, str]] = [
     # what, values, key, found, allowed
-    ("unknown section", {"colour": 1}, "colour", "unknown key", "allowed here: edge, environment, etcd"),
+    (
+        "unknown section",
+        {"colour": 1},
+        "colour",
+        "unknown key",
+        "allowed here: backup, edge, environment, etcd",
+    ),
     ("unknown key", {"postgres": {"work_mem": 4}}, "postgres.work_mem", "unknown key", "work_mem_mb"),
     (
         "unknown key in a list",

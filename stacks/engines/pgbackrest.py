@@ -1,0 +1,123 @@
+"""pgBackRest on each PostgreSQL node: its configuration, and the server through which the other nodes reach it.
+
+Commands run where they are asked for, so each node has all of it. What PostgreSQL itself calls stands in
+`archive_command` and `restore_command`; both come from here and are put into Patroni's file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stacks import topology
+from stacks.render import Probe, Process, Site, keeping, template
+from stacks.spec import Platform
+
+NAME = "pgbackrest"
+"""Of the process, and so of its folder on each node."""
+PROGRAM = "/usr/bin/pgbackrest"
+CONFIG, ARCHIVE_CONFIG, LONG_TERM_CONFIG = "pgbackrest.conf", "archive.conf", "long-term.conf"
+"""Of every repository; of the one that PostgreSQL archives to; of the one for long-term backups."""
+PUSH = "archive-push"
+FALLBACK = "read-archive"
+"""While this file exists in its folder, a replica may fetch WAL from the archive (agent.fallback)."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One place that backups go to; `number` is pgBackRest's."""
+
+    number: int
+    bucket: str
+    long_term: bool = False
+
+    @property
+    def passphrase(self) -> str:
+        """Name of the secret that its files are encrypted with."""
+        return f"backup/repo{self.number}"
+
+
+def repositories(platform: Platform) -> tuple[Repository, ...]:
+    """Those of the platform, by number."""
+    return (
+        Repository(1, platform.storage.bucket),
+        Repository(2, platform.backup.long_term_bucket, long_term=True),
+    )
+
+
+def processes(platform: Platform, site: Site) -> list[Process]:
+    """One server per PostgreSQL node; a command reads its files anew, the server by SIGHUP."""
+    return [
+        Process(
+            node=node.name,
+            name=NAME,
+            command=(PROGRAM, f"--config={site.folder(node.name, NAME)}/{CONFIG}", "server"),
+            files=_files(platform, site, node),
+            restart_only=_restart_only,
+            reload_signal="HUP",
+            probe=Probe("tcp", node.address, platform.backup.port),
+            rollout=NAME,
+        )
+        for node in topology.of_role(platform, "postgres")
+    ]
+
+
+def command(platform: Platform, site: Site, node: str, config: str = CONFIG) -> list[str]:
+    """pgBackRest on `node`, to which a command and its options are added."""
+    return [PROGRAM, f"--config={site.folder(node, NAME)}/{config}", f"--stanza={platform.backup.stanza}"]
+
+
+def archive_command(platform: Platform, site: Site, node: str) -> str:
+    """PostgreSQL's archive_command on `node`."""
+    return f"/bin/sh {site.folder(node, NAME)}/{PUSH} %p"
+
+
+def restore_command(platform: Platform, site: Site, node: str) -> str:
+    """PostgreSQL's restore_command on `node`: the archive is the last resort, for a replica that cannot stream.
+
+    A replica that promotes asks for segments and timelines that nobody has; that must not wait for a store that may be
+    away (docs/adr/0023).
+    """
+    fetch = " ".join(command(platform, site, node, ARCHIVE_CONFIG))
+    return f'test -e {site.folder(node, NAME)}/{FALLBACK} && exec {fetch} archive-get %f "%p"'
+
+
+def _files(platform: Platform, site: Site, node: topology.Node) -> dict[str, str]:
+    folder = site.folder(node.name, NAME)
+    others = [other for other in topology.of_role(platform, "postgres") if other != node]
+    (store,) = topology.of_role(platform, "storage")
+
+    def configuration(wanted: tuple[Repository, ...]) -> str:
+        return template(
+            "pgbackrest.conf.j2",
+            spec=platform,
+            program=PROGRAM,
+            node=node,
+            others=others,
+            repositories=wanted,
+            store=store,
+            folder=folder,
+            certificate=site.certificate(node.name),
+            ca=site.ca,
+            data=lambda name: f"{site.folder(name, 'patroni')}/data",
+            socket=site.folder(node.name, "patroni"),
+            config=lambda name: f"{site.folder(name, NAME)}/{CONFIG}",
+        )
+
+    every = repositories(platform)
+    return {
+        CONFIG: configuration(every),
+        # One store that is away would hold up the archiving to both, so PostgreSQL archives to the first only. A
+        # long-term backup is given the segments that it needs (docs/adr/0023).
+        ARCHIVE_CONFIG: configuration(every[:1]),
+        LONG_TERM_CONFIG: configuration(every[1:]),
+        PUSH: template(
+            "archive-push.sh.j2",
+            command=" ".join([*command(platform, site, node.name, ARCHIVE_CONFIG), "archive-push"]),
+            patience_s=platform.backup.push_wait_s,
+        ),
+    }
+
+
+def _restart_only(name: str, text: str) -> str:
+    """Where the server listens; all else it reads anew."""
+    return keeping("tls-server-address", "tls-server-port")(name, text) if name == CONFIG else ""
