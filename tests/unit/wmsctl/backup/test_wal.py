@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ MB = 1024 * 1024
 T0 = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def archive(*stored: Segment, histories: dict[int, tuple[Switch, ...]] | None = None) -> Archive:
+def archive(*stored: Segment, histories: Mapping[int, tuple[Switch, ...]] | None = None) -> Archive:
     """Segments stored a minute apart, by number."""
     return Archive("15-1", {s: T0 + timedelta(minutes=s.number) for s in stored}, histories or {})
 
