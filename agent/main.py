@@ -5,6 +5,7 @@
 2. The death of the postmaster wakes its loop at once (`watch`) instead of at the next turn, and is taken for one
    (`zombies`).
 3. The primary writes a heartbeat each second (`heartbeat`), from which every replica's lag is read in milliseconds.
+4. The WAL archive has no gap after a failover, and is read only by replicas that cannot stream (`archive`).
 
 What Patroni decides, and the checks by which it decides, stay its own: see docs/adr/0004.
 """
@@ -21,12 +22,13 @@ from patroni.daemon import abstract_main
 from patroni.postgresql.misc import PostgresqlRole
 
 from agent import sockets, waits, zombies
+from agent.archive import ArchiveKeeper
 from agent.heartbeat import Heartbeat
 from agent.watch import DeathWatch
 
 
 class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
-    """Patroni's daemon with the agent's two threads beside its loop."""
+    """Patroni's daemon with the agent's threads beside its loop."""
 
     def run(self) -> None:
         """Start the threads, then Patroni's loop; both are daemons and end with the process."""
@@ -36,13 +38,24 @@ class Agent(Patroni):  # type: ignore[misc]  # Patroni ships no type information
             time.sleep(float(os.environ.get("WMS_BOOTSTRAP_DELAY_S", "0")))
         if stop_poll_s():
             DeathWatch(settings["data_dir"], self.ha.wakeup).start()
+
+        def is_primary() -> bool:
+            return bool(self.postgresql.role == PostgresqlRole.PRIMARY)
+
+        socket = settings["parameters"]["unix_socket_directories"]
+        port = int(settings["listen"].rpartition(":")[2])
         database = os.environ.get("WMS_HEARTBEAT_DATABASE", "")
         if database:
-            Heartbeat(
-                is_primary=lambda: self.postgresql.role == PostgresqlRole.PRIMARY,
-                socket=settings["parameters"]["unix_socket_directories"],
-                port=int(settings["listen"].rpartition(":")[2]),
-                database=database,
+            Heartbeat(is_primary, socket, port, database).start()
+        if command := os.environ.get("WMS_ARCHIVE_COMMAND", "").split():
+            ArchiveKeeper(
+                is_primary,
+                socket,
+                port,
+                settings["data_dir"],
+                command,
+                fallback=Path(os.environ["WMS_ARCHIVE_FALLBACK"]),
+                fallback_after_s=float(os.environ["WMS_ARCHIVE_FALLBACK_S"]),
             ).start()
         super().run()
 

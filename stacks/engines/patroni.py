@@ -64,6 +64,12 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 # The first node makes a new cluster and leads it at the start; the others let it go ahead.
                 "WMS_BOOTSTRAP_DELAY_S": "0" if node.index == 1 else "2",
                 "WMS_HEARTBEAT_DATABASE": platform.postgres.database,
+                "WMS_ARCHIVE_COMMAND": " ".join(
+                    pgbackrest.command(platform, site, node.name, pgbackrest.ARCHIVE_CONFIG)
+                ),
+                "WMS_ARCHIVE_FALLBACK": f"{site.folder(node.name, pgbackrest.NAME)}/{pgbackrest.FALLBACK}",
+                # By then a failover is over: lease, race and promotion.
+                "WMS_ARCHIVE_FALLBACK_S": str(platform.patroni.ttl_s + 10),
             },
             restart_only=nothing,
             reload_signal="HUP",

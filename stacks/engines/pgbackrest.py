@@ -17,9 +17,9 @@ NAME = "pgbackrest"
 PROGRAM = "/usr/bin/pgbackrest"
 CONFIG, ARCHIVE_CONFIG, LONG_TERM_CONFIG = "pgbackrest.conf", "archive.conf", "long-term.conf"
 """Of every repository; of the one that PostgreSQL archives to; of the one for long-term backups."""
-PUSH = "archive-push"
+PUSH, GET = "archive-push", "archive-get"
 FALLBACK = "read-archive"
-"""While this file exists in its folder, a replica may fetch WAL from the archive (agent.fallback)."""
+"""While this file exists in its folder, a replica may fetch WAL from the archive (agent.archive)."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,9 @@ def archive_command(platform: Platform, site: Site, node: str) -> str:
 
 
 def restore_command(platform: Platform, site: Site, node: str) -> str:
-    """PostgreSQL's restore_command on `node`: the archive is the last resort, for a replica that cannot stream.
-
-    A replica that promotes asks for segments and timelines that nobody has; that must not wait for a store that may be
-    away (docs/adr/0023).
-    """
-    fetch = " ".join(command(platform, site, node, ARCHIVE_CONFIG))
-    return f'test -e {site.folder(node, NAME)}/{FALLBACK} && exec {fetch} archive-get %f "%p"'
+    """PostgreSQL's restore_command on `node`."""
+    # exec: the script looks who called it.
+    return f'exec /bin/sh {site.folder(node, NAME)}/{GET} %f "%p"'
 
 
 def _files(platform: Platform, site: Site, node: topology.Node) -> dict[str, str]:
@@ -114,6 +110,11 @@ def _files(platform: Platform, site: Site, node: topology.Node) -> dict[str, str
             "archive-push.sh.j2",
             command=" ".join([*command(platform, site, node.name, ARCHIVE_CONFIG), "archive-push"]),
             patience_s=platform.backup.push_wait_s,
+        ),
+        GET: template(
+            "archive-get.sh.j2",
+            command=" ".join([*command(platform, site, node.name, ARCHIVE_CONFIG), "archive-get"]),
+            fallback=f"{folder}/{FALLBACK}",
         ),
     }
 

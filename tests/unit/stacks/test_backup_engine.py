@@ -155,8 +155,50 @@ def test_patroni_archives_and_reads_the_archive_only_as_a_fallback() -> None:
         given = yaml.safe_load(node.files["patroni.yml"])["postgresql"]["parameters"]
         folder = SITE.folder(node.node, pgbackrest.NAME)
         assert given["archive_command"] == f"/bin/sh {folder}/{pgbackrest.PUSH} %p"
-        assert given["restore_command"].startswith(f"test -e {folder}/{pgbackrest.FALLBACK} && exec ")
-        assert given["restore_command"].endswith('archive-get %f "%p"')
+        assert given["restore_command"] == f'exec /bin/sh {folder}/{pgbackrest.GET} %f "%p"'
+
+
+class Get:
+    """The restore_command, with a pgBackRest that exits as it is told and no pause after a failure."""
+
+    def __init__(self, folder: Path) -> None:
+        self.called, self.fallback = folder / "called", folder / pgbackrest.FALLBACK
+        program = folder / "pgbackrest"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {self.called}\nexit ${{EXIT:-0}}\n')
+        program.chmod(0o755)
+        text = process("pg-1").files[pgbackrest.GET]
+        text = text.replace(pgbackrest.PROGRAM, str(program)).replace("sleep 1", ":")
+        self.script = folder / "archive-get"
+        self.script.write_text(
+            text.replace(f"{SITE.folder('pg-1', 'pgbackrest')}/{pgbackrest.FALLBACK}", str(self.fallback))
+        )
+
+    def run(self, code: int = 0, caller: str = "") -> int:
+        command = ["/bin/sh", str(self.script), "000000010000000000000007", "pg_wal/RECOVERYXLOG"]
+        if caller:  # a process with that name, which stays there
+            command = ["/bin/sh", "-c", f'printf {caller} > /proc/$$/comm; "$@"; exit $?', "sh", *command]
+        environment = {"PATH": os.environ["PATH"], "EXIT": str(code)}
+        return subprocess.run(command, env=environment, timeout=10).returncode
+
+
+def test_a_replica_that_streams_is_told_that_the_archive_has_nothing(tmp_path: Path) -> None:
+    get = Get(tmp_path)
+    assert get.run() == 1
+    assert not get.called.exists()
+
+
+def test_a_replica_that_cannot_stream_reads_the_archive(tmp_path: Path) -> None:
+    get = Get(tmp_path)
+    get.fallback.touch()
+    assert get.run() == 0
+    assert get.called.read_text().split()[-2:] == ["000000010000000000000007", "pg_wal/RECOVERYXLOG"]
+    assert get.run(1) == 1
+
+
+def test_pg_rewind_reads_the_archive(tmp_path: Path) -> None:
+    get = Get(tmp_path)
+    assert get.run(caller="pg_rewind") == 0
+    assert get.run(caller="postgres") == 1
 
 
 def test_only_where_the_server_listens_restarts_it() -> None:
