@@ -37,6 +37,10 @@ _LOST = (
     exceptions.MovedError,
     exceptions.AskError,
 )
+# redis-py closes every connection of a client when one of its calls fails; another call that was just about to use one
+# finds no writer there, or a transport that is closed.
+_CLOSED = (AttributeError, RuntimeError)
+_AWAY = (*_DOWN, *_LOST, *_CLOSED)
 
 
 class RedisUnavailable(Exception):
@@ -175,7 +179,7 @@ class Redis:
             # The other nodes go on meanwhile; _keep looks whether somebody else serves its slots by now.
             self._metrics.redis_errors.labels("timeout").inc()
             raise RedisUnavailable(f"{node.name} did not answer in time") from None
-        except (*_DOWN, *_LOST) as error:
+        except _AWAY as error:
             breaker.failed(monotonic())
             self._lose("connection")
             raise RedisUnavailable(f"{node.name}: {type(error).__name__}") from None
@@ -243,7 +247,7 @@ class Redis:
                 async with asyncio.timeout(self._settings.timeout_s):
                     await node.execute_command("PING")
                 breaker.succeeded()
-            except (TimeoutError, *_DOWN, *_LOST, exceptions.RedisError):
+            except (TimeoutError, *_AWAY, exceptions.RedisError):
                 breaker.failed(monotonic())
                 hanging = True
         if hanging:
@@ -258,7 +262,7 @@ class Redis:
         try:
             async with asyncio.timeout(TOPOLOGY_TIMEOUT_S):
                 await fresh.initialize()
-        except (TimeoutError, *_DOWN, *_LOST, exceptions.RedisError):
+        except (TimeoutError, *_AWAY, exceptions.RedisError):
             fresh, used = old, fresh
         else:
             self._client, used = fresh, old
