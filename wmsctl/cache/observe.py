@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 
 from wmsctl.cache import plan
 from wmsctl.clients.http import Http
@@ -42,9 +43,8 @@ def nodes(invocation: Invocation) -> list[plan.CacheNode]:
     return found
 
 
-def owner(invocation: Invocation, key: str) -> RedisNode:
-    """The master that serves the key's slot, as the first node that answers says. Raises Unreachable."""
-    members = invocation.clients.redis()
+def owner(members: Sequence[RedisNode], key: str) -> RedisNode:
+    """The one of `members` that is master of the key's slot, as the first that answers says. Raises Unreachable."""
     by_address = {(node.endpoint.address, node.endpoint.port): node for node in members}
     wanted, trouble = plan.slot(key), "the platform has no Redis"
     for node in members:
@@ -61,7 +61,7 @@ def owner(invocation: Invocation, key: str) -> RedisNode:
 
 def explain(invocation: Invocation, key: str) -> plan.Explained:
     """Where `key` is."""
-    node = owner(invocation, key)
+    node = owner(invocation.clients.redis(), key)
     with node.connect() as connection:
         return _explain(node, connection, key)
 
@@ -74,7 +74,7 @@ def _explain(node: RedisNode, connection: RedisConnection, key: str) -> plan.Exp
 
 def invalidate(invocation: Invocation, key: str) -> plan.Explained:
     """Make every reader load `key` anew, and show it. Raises Failed when it is not so afterwards."""
-    node = owner(invocation, key)
+    node = owner(invocation.clients.redis(), key)
     with node.connect() as connection:
         entry = plan.tombstone(time.time(), secrets.token_hex(6))
         connection.call("SET", key, entry, "PX", str(plan.TOMBSTONE_MS))
@@ -87,7 +87,8 @@ def invalidate(invocation: Invocation, key: str) -> plan.Explained:
 
 def warm(invocation: Invocation, what: str, deadline: Deadline) -> str:
     """Ask the services to warm `what`, and wait for the answer of the one that does; returns its JSON."""
-    asked, answered = owner(invocation, plan.REQUEST), owner(invocation, plan.RESULT)
+    members = invocation.clients.redis()
+    asked, answered = owner(members, plan.REQUEST), owner(members, plan.RESULT)
     with answered.connect() as connection:
         connection.call("DEL", plan.RESULT)
     with asked.connect() as connection:

@@ -1,0 +1,242 @@
+"""The service on the whole platform, with people at work: whatever dies under them, nothing acknowledged is lost or
+done twice, nothing else is half there, and nobody goes on seeing the past.
+
+tests/support/workload.py is the people, tests/support/witness.py the proof that follows each fault. Bounds are
+generous, for a busy machine of two cores; what was measured is printed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from signal import SIGKILL
+
+import pytest
+
+from tests.support import witness
+from tests.support.fulfilment import rows
+from tests.support.platform import Live, eventually, signal_one
+from tests.support.witness import Verdict, prove, url
+from tests.support.workload import Load
+from wmsctl.deadline import Deadline
+from wmsctl.errors import WmsctlError
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(150)]
+
+HICCUP_S = 8.0
+"""The longest gap of changes when the database need not fail over."""
+FAILOVER_S = 20.0
+"""The same when it does, and need not wait for a lease."""
+WARM_S = 20.0
+STEADY = 100
+"""So many changes are acknowledged before a fault, and again after it."""
+
+
+class Shift:
+    """People at work, and what became of it."""
+
+    def __init__(self, platform: Live, load: Load, start: witness.Before) -> None:
+        self._platform, self.load, self._start = platform, load, start
+        self.fault_at = 0.0
+
+    def fault(self) -> float:
+        """Note that a fault is injected now (monotonic)."""
+        self.fault_at = time.monotonic()
+        return self.fault_at
+
+    def going_on(self, seconds: float, changes: int = STEADY) -> None:
+        """Wait until, from now on, so many changes more are acknowledged."""
+        since = time.monotonic()
+        eventually(
+            lambda: len(self.load.done(since)) >= changes,
+            seconds,
+            lambda: f"only {len(self.load.done(since))} changes in {seconds:g} s, {self.load.errors()[-5:]}",
+        )
+
+    def end(self, name: str, limit_s: float, *, gaps: bool = False) -> Verdict:
+        """Send everybody home and prove it all; the gap of changes, and the last request that failed, are within
+        `limit_s` of the fault.
+        """
+        self.load.stop()
+        gap_s = self.load.gap_s(self.fault_at)
+        verdict = prove(self._platform, self.load, self._start, gaps=gaps)
+        last_s = max((a.at for a in self.load.errors()), default=self.fault_at) - self.fault_at
+        slowest = self.load.seconds()[-1]
+        print(
+            f"{name}: write gap {gap_s:.2f} s, {verdict.done} changes, {verdict.unknown} unknown and asked again, "
+            f"{verdict.replayed} done though the answer was lost, {verdict.events} events, "
+            f"told to come again {dict(verdict.errors)} until {last_s:.1f} s after the fault, "
+            f"slowest request {slowest:.2f} s"
+        )
+        assert gap_s < limit_s
+        assert last_s < limit_s
+        return verdict
+
+
+@contextmanager
+def at_work(platform: Live, **how: int) -> Iterator[Shift]:
+    """People of two tenants at work through the edges, once it goes steadily."""
+    edges = [url(edge) for edge in platform.inventory.web.edges]
+    start = witness.before(platform, platform.tenants)
+    with Load(edges, platform.inventory.ca, platform.tenants, **how) as load:
+        shift = Shift(platform, load, start)
+        shift.going_on(WARM_S)
+        yield shift
+
+
+def everywhere(nodes: Sequence[str], do: Callable[[str], object]) -> None:
+    """Do it to all nodes at once."""
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(do, nodes))
+
+
+def power_off(platform: Live, *nodes: str) -> None:
+    everywhere(nodes, lambda node: platform.power.kill(node, reason="live test", deadline=Deadline.after(15)))
+
+
+def power_on(platform: Live, *nodes: str) -> None:
+    everywhere(nodes, lambda node: platform.power.power_on(node, deadline=Deadline.after(60)))
+
+
+@contextmanager
+def holding_picks(platform: Live) -> Iterator[str]:
+    """A service whose pick waits in the database for its task's row, until the end of the body."""
+    with witness.primary(platform) as keeper, witness.primary(platform) as watcher:
+
+        def picking() -> str:
+            found = rows(
+                watcher,
+                "SELECT application_name FROM pg_stat_activity WHERE usename = 'wms_app' "
+                "AND wait_event_type = 'Lock' AND query LIKE '%confirm_pick%' LIMIT 1",
+            )
+            return str(found[0][0]).partition("/")[2] if found else ""
+
+        deadline = time.monotonic() + 20
+        node = ""
+        while not node:
+            assert time.monotonic() < deadline, "nobody picks"
+            keeper.execute("ROLLBACK")
+            time.sleep(0.1)
+            keeper.execute("BEGIN")
+            # Whoever picks one of these now waits, at most as long as the service's lock_timeout.
+            keeper.execute("SELECT FROM pick_tasks WHERE status = 'OPEN' FOR UPDATE")
+            with suppress(AssertionError):
+                node = eventually(picking, 0.5, "nobody picks one of them", every=0.01)
+        yield node
+        keeper.execute("ROLLBACK")
+
+
+def states(platform: Live) -> set[str]:
+    """What the services say of themselves."""
+    web = platform.web()
+    return {web.request("GET", e.url).json()["status"] for e in platform.inventory.web.services}
+
+
+# Redis
+
+
+def test_redis_master_with_the_stream_is_killed(platform: Live) -> None:
+    """Its replica takes over. What it had not been sent yet, the relay publishes again."""
+    lost = witness.stream_owner(platform).name
+    with at_work(platform) as shift:
+        shift.fault()
+        power_off(platform, lost)
+
+        def successor() -> str:
+            with suppress(WmsctlError):
+                name = witness.stream_owner(platform).name
+                return name if name != lost else ""
+            return ""
+
+        new = eventually(successor, 30, "nobody took the stream over")
+        shift.going_on(20)
+        shift.end(f"Redis master {lost} killed, {new} took over", HICCUP_S, gaps=True)
+    power_on(platform, lost)
+
+
+def test_redis_is_away_altogether_for_a_while(platform: Live) -> None:
+    """The service goes on from the database; the events wait in it."""
+    nodes = [node.node for node in platform.inventory.redis.nodes] if platform.inventory.redis else []
+    with at_work(platform) as shift:
+        since = shift.fault()
+        power_off(platform, *nodes)
+        eventually(lambda: states(platform) == {"degraded"}, 10, "nobody notices that Redis is away")
+        away = time.monotonic()
+        shift.going_on(20, changes=250)
+        without = len(shift.load.done(away)) / (time.monotonic() - away)
+        power_on(platform, *nodes)
+        eventually(lambda: states(platform) == {"ready"}, 40, "the services do not find Redis again")
+        shift.going_on(20)
+        print(f"without Redis {without:.0f} changes/s; away for {time.monotonic() - since:.0f} s")
+        shift.end("all of Redis killed and back", HICCUP_S, gaps=True)
+
+
+# PostgreSQL
+
+
+def test_read_replica_is_killed(platform: Live) -> None:
+    lost = platform.replicas()[-1]
+    with at_work(platform) as shift:
+        shift.fault()
+        power_off(platform, lost)
+        shift.going_on(20, changes=250)
+        shift.end(f"replica {lost} killed", HICCUP_S)
+    assert platform.document("failover", "rejoin", lost, "--yes", timeout=120)["result"] == "done"
+
+
+def test_postmaster_of_the_primary_is_killed(platform: Live) -> None:
+    leader = platform.leader()
+    with at_work(platform) as shift:
+        pid = platform.postmaster(leader)
+        shift.fault()
+        signal_one(platform, leader, pid, SIGKILL)
+        shift.going_on(FAILOVER_S + 20)
+        shift.end(f"postmaster of {leader} killed", FAILOVER_S)
+    assert platform.leader() != leader
+
+
+def test_node_of_the_primary_is_killed_and_fenced(platform: Live) -> None:
+    leader = platform.leader()
+    with at_work(platform) as shift:
+        shift.fault()
+        platform.document("node", "kill", leader, "--yes")
+        assert platform.document("failover", "promote", "--fence", "--yes")["leader"] != leader
+        shift.going_on(FAILOVER_S + 20)
+        shift.end(f"node {leader} killed, successor promoted with --fence", FAILOVER_S)
+    assert platform.document("failover", "rejoin", leader, "--yes", timeout=120)["result"] == "done"
+
+
+# The service and the way to it
+
+
+def test_wms_process_is_killed_in_mid_pick(platform: Live) -> None:
+    """It dies while its pick waits in the database for a row: what became of the pick, only its key can tell."""
+    with at_work(platform) as shift:
+        with holding_picks(platform) as node:
+            pid = platform.pids()[f"{node}.wms"]
+            shift.fault()
+            signal_one(platform, node, pid, SIGKILL)
+        eventually(lambda: platform.pids()[f"{node}.wms"] not in (0, pid), 30, f"{node} does not come back")
+        shift.going_on(20)
+        shift.end(f"WMS process of {node} killed in mid-pick", HICCUP_S)
+
+
+def test_gateway_is_killed(platform: Live) -> None:
+    node = platform.inventory.web.gateways[0].node
+    with at_work(platform) as shift:
+        shift.fault()
+        power_off(platform, node)
+        shift.going_on(20)
+        power_on(platform, node)
+        shift.going_on(20)
+        shift.end(f"gateway {node} killed and back", HICCUP_S)
+
+
+# Without a fault
+
+
+def share(values: Sequence[float], bound: float) -> float:
+    """The share of values within the bound."""
+    return sum(value <= bound for value in values) / len(values)
