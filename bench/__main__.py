@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
-from bench import cli, failover, report, stack
+from bench import cli, failover, report, service, stack
 from bench.machine import machine, revision
 from bench.report import Run, Sample, Value
 from bench.rig import BenchError, running, say
@@ -32,6 +31,7 @@ TITLES: dict[str, tuple[str, Callable[[Run], list[str]]]] = {
     "failover": ("Failover", failover.section),
     "cli": ("Command line", cli.section),
     "stack": ("Platform", stack.section),
+    "service": ("Service", service.section),
 }
 
 
@@ -109,13 +109,13 @@ def measure(parts: list[str], repetitions: int | None, minutes: float) -> None:
         with running("bench-stock", failover.STOCK) as platform:
             failover.measure(platform, "stock", repetitions, keep_failover, until)
     if "service" in parts:
-        import_module("bench.service").main([])
+        service.measure(repetitions, keeper("service", **service.settings()), until)
 
 
 def main(arguments: list[str]) -> int:
     """Returns 0 when everything asked for was measured."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    known = ["failover", "cli", "stack", "service"]
+    known = list(TITLES)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(known)} (default: all)")
     parser.add_argument(
         "--repetitions", type=int, metavar="N", help="of each measurement (default: each has its own)"

@@ -1,304 +1,404 @@
-"""How fast one service process answers, beside pgbench running the same SQL through the same pooler.
+"""One service process beside the bare server, pgbench with the same SQL, and an ordinary twin.
 
-    python bench/service.py [--seconds 5] [--connections 16] [--output bench/results/service.json]
-
-It makes a throw-away PostgreSQL with a PgBouncer (TLS on both, fsync off: it is the code that is measured, not the
-disk), loads sample data, starts one service process with plain HTTP, and measures in turn: an answer without a
-database, a stock lookup and a movement by wrk; then both statements by pgbench through the pooler (`-M extended`,
-and for the movement the very message that the service sends) and past it (`-M prepared`). Client, service, pooler
-and database share the machine, so ratios matter, not absolute figures. Time: seven runs of `--seconds`, and 10 s.
+The aims are those of issue 4. Each ratio is of two runs of the same turn, next to each other, and what is published is
+the median over the turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import re
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from statistics import median
+from urllib.parse import urlencode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from bench.bed import PEER, SERVICE, Bed, Store, made, url
+from bench.load import Shape, wrk
+from bench.report import Run, Sample, Value, groups, pick, table
+from bench.rig import BenchError, say
+from bench.stack import pss_mib
+from tests.support.postgres import PASSWORDS, POOLER_PORT
+from tests.support.service import Service
+from wms.store import stock, waves
+from wms.store.database import Statement, message
 
-from tests.support.postgres import (  # noqa: E402
-    BINARIES,
-    PASSWORDS,
-    POOLER_PORT,
-    POSTGRES_PORT,
-    Database,
-    database,
-)
-from wms.seed import TenantKey, read_keys  # noqa: E402
-
-DATABASE_ADDRESS, SERVICE_ADDRESS = "127.43.19.1", "127.43.19.2"
+REPETITIONS = 3
+SECONDS, CONNECTIONS = 4, 16
 SKUS = 500
+HOT_SKUS = 100
+"""Those asked for where the near cache answers: a copy is believed for two seconds, and then fetched again."""
+PAGES, PAGE_ROWS, PAGE_REQUESTS = 10_000, 5, 50
+PICKS_PER_S = 5000
+"""Tasks that are there for each second of a run of confirmations."""
+PACKAGES = ("fastapi", "granian", "psycopg", "redis", "sqlalchemy", "starlette", "uvicorn")
 
-STOCK_SQL = """\\set sku random(1, {skus})
-SELECT location, on_hand, updated_at FROM stock_lookup({tenant}, {warehouse}, 'SKU-' || lpad(:sku::text, 6, '0'));
-"""
-POST_SQL = """\\set sku random(1, {skus})
-SELECT outcome, answer FROM post_movement({tenant}, gen_random_uuid()::text, sha256('x'), {warehouse},
-    'SKU-' || lpad(:sku::text, 6, '0'), 'receipt', NULL, 'A-1-1', 1, NULL);
-"""
-# pgbench sends what \; joins as one message, as the service does.
-MESSAGE_SQL = """\\set sku random(1, {skus})
-BEGIN \\; SELECT outcome, answer FROM post_movement({tenant}, gen_random_uuid()::text, sha256('x'), {warehouse},
-    'SKU-' || lpad(:sku::text, 6, '0'), 'receipt', NULL, 'A-1-1', 1, NULL) \\;
-    COMMIT \\; SELECT pg_current_wal_flush_lsn()::text;
-"""
-LUA = """
-local n = 0
-math.randomseed(os.time())
-local run = tostring(math.random(1, 1e9))
+Keep = Callable[[str, str, dict[str, float]], None]
+"""Takes series, variant and values of a run."""
+
+STOCK, ORDER, CONFIRM, BY_KEY = "GET stock", "GET order with lines", "confirm pick", "select by key"
+PAGE, MEMORY = "page of orders", "memory of a worker"
+HELLO = ("smallest answer", "hello")
+POOLED, DIRECT = "pgbench, pooler", "pgbench, direct, prepared"
+TWIN, LARGE = "twin", "uncached, 10 times the SKUs"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A value of one series beside that of another, each (series, variant); `least` or `most` is asked of it."""
+
+    what: str
+    of: tuple[str, str]
+    to: tuple[str, str]
+    least: float | None = None
+    most: float | None = None
+    value: str = "per_s"
+
+    @property
+    def aim(self) -> str | None:
+        """In words; None when only the figure is asked for."""
+        if self.least is not None:
+            return f">= {self.least:g}"
+        return f"<= {self.most:g}" if self.most is not None else None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A ratio over the turns; `met` is None where nothing is asked."""
+
+    turns: int
+    least: float
+    median: float
+    most: float
+    met: bool | None
+
+
+RATIOS = (
+    Ratio("GET from the near cache, to hello", (STOCK, "near cache"), HELLO, least=0.6),
+    Ratio("GET from Redis, to hello", (STOCK, "Redis"), HELLO, least=0.2),
+    Ratio("uncached GET, to pgbench through the pooler", (STOCK, "uncached"), (STOCK, POOLED), least=0.3),
+    Ratio("uncached GET, to pgbench without a pooler", (STOCK, "uncached"), (STOCK, DIRECT)),
+    Ratio("uncached GET, to pgbench -S through the pooler", (STOCK, "uncached"), (BY_KEY, POOLED)),
+    Ratio("confirm pick, to pgbench through the pooler", (CONFIRM, "service"), (CONFIRM, POOLED), least=0.4),
+    Ratio("uncached GET stock, to the twin", (STOCK, "uncached"), (STOCK, TWIN), least=3),
+    Ratio("uncached GET order, to the twin", (ORDER, "uncached"), (ORDER, TWIN), least=3),
+    Ratio("confirm pick, to the twin", (CONFIRM, "service"), (CONFIRM, TWIN), least=3),
+    Ratio(
+        f"time of page {PAGES}, to page 1", (PAGE, f"page {PAGES}"), (PAGE, "page 1"), most=1.2, value="ms"
+    ),
+    Ratio("time of GET stock, 10 times the SKUs", (STOCK, "uncached"), (STOCK, LARGE), most=1.1),
+    Ratio("time of confirm pick, 10 times the SKUs", (CONFIRM, "service"), (CONFIRM, LARGE), most=1.1),
+    Ratio("memory, loaded to idle", (MEMORY, "loaded"), (MEMORY, "idle"), value="pss_mib"),
+)
+"""A time is given by its rate, inverted, where both do the same work."""
+
+_LUA_STOCK = """
+math.randomseed(7)
 request = function()
-  n = n + 1
-  local sku = string.format("SKU-%06d", math.random(1, {skus}))
-  if "{method}" == "GET" then
-    return wrk.format("GET", "/api/v1/stock?warehouse_id={warehouse}&sku=" .. sku)
-  end
-  wrk.headers["Idempotency-Key"] = run .. "-" .. n
-  wrk.headers["Content-Type"] = "application/json"
-  return wrk.format("POST", "/api/v1/movements", nil, '{{"type":"receipt","warehouse_id":{warehouse},"sku":"' .. sku ..
-    '","to_location":"A-1-1","quantity":1}}')
+  return wrk.format("GET", string.format("/api/v1/stock?warehouse_id={warehouse}&sku=SKU-%06d", math.random({skus})))
+end
+"""
+_LUA_ORDER = """
+math.randomseed(7)
+request = function()
+  return wrk.format("GET", "/api/v1/orders/" .. math.random({low}, {high}) .. "?warehouse_id={warehouse}{include}")
+end
+"""
+_LUA_CONFIRM = """
+local task = {first} - 1
+wrk.headers["Content-Type"] = "application/json"
+request = function()
+  task = task + 1
+  wrk.headers["Idempotency-Key"] = "bench-" .. task
+  return wrk.format("POST", "/api/v1/picks/" .. task .. "/confirm", nil, '{{"warehouse_id":{warehouse},"quantity":1}}')
 end
 """
 
 
-@dataclass
-class Measured:
-    """One run: rate per second, latencies in milliseconds, CPU of the service in microseconds per request."""
+def filled(statement: Statement, *values: str) -> str:
+    """The SQL of a statement of the service with expressions of pgbench for its parameters.
 
-    name: str
-    rate: float
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    errors: int = 0
-    service_cpu_us: float | None = None
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time that process `pid` has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    Raises ValueError when their numbers differ.
+    """
+    parts = statement.sql.split("%s")
+    if len(parts) != len(values) + 1:
+        raise ValueError(f"{statement.name} has {len(parts) - 1} parameters, given: {len(values)}")
+    return "".join(part + value for part, value in zip(parts, (*values, ""), strict=True))
 
 
-def rss_mib(pid: int) -> float:
-    """Resident memory of process `pid`, MiB."""
-    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return round(int(match[1]) / 1024, 1) if match else 0.0
+def stock_script(skus: int) -> str:
+    """What an uncached stock lookup sends, for pgbench; the tenant is set within the function."""
+    code = "'SKU-' || lpad(:sku::text, 6, '0')"
+    return f"\\set sku random(1, {skus})\n{filled(stock.LOOKUP, ':tenant', ':warehouse', code)};\n"
 
 
-def milliseconds(text: str) -> float:
-    """wrk's '1.25ms', '850.00us', '1.02s'."""
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return round(float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit], 3)
+def confirm_script(first: int, clients: int) -> str:
+    """What the confirmation of a pick sends, for pgbench: one message, in which `\\;` joins the statements.
+
+    Each client takes every `clients`th task; the variable `turn` begins with -1.
+    """
+    key, hashed = "'pgbench-' || :task", "sha256('x')"
+    confirm = filled(waves.CONFIRM, ":tenant", key, hashed, ":warehouse", ":task", "1")
+    sent = message(confirm).replace("; ", " \\; ")
+    return f"\\set turn :turn + 1\n\\set task {first} + :turn * {clients} + :client_id\n{sent};\n"
 
 
-def wrk(name: str, pid: int, seconds: int, connections: int, *arguments: str) -> Measured:
-    """One run of wrk with one thread. Raises RuntimeError when it reports no rate."""
-    before = cpu_seconds(pid)
-    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
-    used = cpu_seconds(pid) - before
-    out = done.stdout
-    rate, total = re.search(r"Requests/sec:\s+([\d.]+)", out), re.search(r"(\d+) requests in", out)
-    if rate is None or total is None:
-        raise RuntimeError(f"{name}: {out}{done.stderr}")
-    latency = dict(re.findall(r"(50|99)%\s+(\S+)", out))
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
-    errors = (int(refused[1]) if refused else 0) + (sum(map(int, sockets.groups())) if sockets else 0)
-    return Measured(
-        name,
-        float(rate[1]),
-        milliseconds(latency["50"]),
-        milliseconds(latency["99"]),
-        errors,
-        round(used / int(total[1]) * 1e6, 1),
+def reached(run: Run, ratio: Ratio) -> Reached | None:
+    """What a run says of a ratio; None when no turn has both of its sides."""
+    sides = [
+        {s.repetition: s.values[ratio.value] for s in run.samples if (s.series, s.variant) == side}
+        for side in (ratio.of, ratio.to)
+    ]
+    found = [value / sides[1][turn] for turn, value in sides[0].items() if turn in sides[1]]
+    if not found:
+        return None
+    middle = median(found)
+    met = None
+    if ratio.least is not None or ratio.most is not None:
+        met = (ratio.least is None or middle >= ratio.least) and (ratio.most is None or middle <= ratio.most)
+    return Reached(len(found), min(found), middle, max(found), met)
+
+
+def settings() -> dict[str, Value]:
+    """What a run of this part is made with."""
+    sizes = {"seconds": SECONDS, "connections": CONNECTIONS, "skus": SKUS, "hot_skus": HOT_SKUS}
+    return {**sizes, "fsync": "off", "workers": 1, **{name: version(name) for name in PACKAGES}}
+
+
+def measure(repetitions: int | None, keep: Callable[[Sample], None], until: float) -> None:
+    """Measure by turns, none of which begins after `until` (of time.monotonic).
+
+    Raises BenchError when a request fails: an error may be faster than an answer.
+    """
+    with made(Shape(SECONDS, CONNECTIONS), SKUS) as bed:
+        deep = Depth(bed)
+        for number in range(1, (repetitions or REPETITIONS) + 1):
+            if number > 1 and time.monotonic() > until:
+                break
+
+            def keep_turn(series: str, variant: str, values: dict[str, float], turn: int = number) -> None:
+                keep(Sample(series=series, variant=variant, repetition=turn, values=values))
+                say(
+                    f"turn {turn}: {series}, {variant}: " + ", ".join(f"{k} {v:g}" for k, v in values.items())
+                )
+
+            caches(bed, keep_turn)
+            reads(bed, keep_turn)
+            writes(bed, keep_turn)
+            deep.measure(keep_turn)
+
+
+def caches(bed: Bed, keep: Keep) -> None:
+    """The bare server, and stock from both layers of the cache."""
+    with bed.peer("bench.hello") as pid:
+        keep(*HELLO, wrk(bed.shape, pid, url(PEER)))
+    with bed.service(bed.store, near=True, redis=True) as service:
+        idle = pss_mib(service.process.pid)
+        ask(service, bed.store, HOT_SKUS)
+        before = layers(service)
+        values = bed.wrk(service.process.pid, SERVICE, bed.store, stock_lua(bed.store, HOT_SKUS))
+        keep(STOCK, "near cache", values | {"near_percent": share(before, layers(service), "near")})
+        keep(MEMORY, "idle", {"pss_mib": round(idle, 1)})
+        keep(MEMORY, "loaded", {"pss_mib": round(pss_mib(service.process.pid), 1)})
+    with bed.service(bed.store, redis=True) as service:
+        ask(service, bed.store, SKUS)
+        keep(STOCK, "Redis", bed.wrk(service.process.pid, SERVICE, bed.store, stock_lua(bed.store)))
+
+
+def reads(bed: Bed, keep: Keep) -> None:
+    """Reads that no cache answers, the same by pgbench and by the twin."""
+    store, shape = bed.store, bed.shape
+    variables = ("-D", f"tenant={store.tenant.tenant_id}", "-D", f"warehouse={store.warehouse}")
+    script = bed.folder / "stock.sql"
+    script.write_text(stock_script(store.skus))
+    keep(STOCK, POOLED, store.pgbench(shape, "-M", "extended", *variables, "-f", str(script)))
+    with bed.service(store) as service:
+        run = partial(bed.wrk, service.process.pid, SERVICE, store)
+        keep(STOCK, "uncached", run(stock_lua(store)))
+        keep(ORDER, "uncached", run(order_lua(store, "&include=order_lines")))
+    with bed.service(bed.large) as service:
+        keep(STOCK, LARGE, bed.wrk(service.process.pid, SERVICE, bed.large, stock_lua(bed.large)))
+    keep(STOCK, DIRECT, store.pgbench(shape, "-M", "prepared", *variables, "-f", str(script), direct=True))
+    keep(BY_KEY, POOLED, store.pgbench(shape, "-S", "-M", "extended"))
+    keep(BY_KEY, DIRECT, store.pgbench(shape, "-S", "-M", "prepared", direct=True))
+
+
+def writes(bed: Bed, keep: Keep) -> None:
+    """Confirmed picks, the same by pgbench and by the twin, and the reads of the twin."""
+    store, shape = bed.store, bed.shape
+    count = shape.seconds * PICKS_PER_S
+    for variant, place in (("service", store), (LARGE, bed.large)):
+        lua = confirm_lua(place, place.open_tasks(count))
+        with bed.service(place, redis=True) as service:
+            keep(CONFIRM, variant, bed.wrk(service.process.pid, SERVICE, place, lua))
+    script = bed.folder / "confirm.sql"
+    script.write_text(confirm_script(store.open_tasks(count), shape.connections))
+    variables = (
+        "-D",
+        f"tenant={store.tenant.tenant_id}",
+        "-D",
+        f"warehouse={store.warehouse}",
+        "-D",
+        "turn=-1",
     )
+    values = store.pgbench(shape, "-M", "simple", *variables, "-f", str(script))
+    if values["per_s"] * shape.seconds > count * 0.9:
+        raise BenchError(f"pgbench confirmed {values['per_s']:.0f} picks/s: raise PICKS_PER_S")
+    keep(CONFIRM, POOLED, values)
+    lua = confirm_lua(store, store.open_tasks(count))
+    with bed.peer("uvicorn", *TWIN_ARGUMENTS, **twin_environment(store)) as pid:
+        run = partial(bed.wrk, pid, PEER, store)
+        keep(STOCK, TWIN, run(stock_lua(store)))
+        keep(ORDER, TWIN, run(order_lua(store, "")))
+        keep(CONFIRM, TWIN, run(lua))
 
 
-def pgbench(
-    name: str, db: Database, port: int, mode: str, script: Path, seconds: int, connections: int
-) -> Measured:
-    """One run of pgbench with one thread. Raises RuntimeError when it fails."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PGPASSWORD": PASSWORDS["wms_app"],
-        "PGSSLMODE": "verify-ca",
-        "PGSSLROOTCERT": str(db.home / "ca.crt"),
-    }
-    where = ["-h", db.address, "-p", str(port), "-U", "wms_app"]
-    size = ["-c", str(connections), "-j", "1", "-T", str(seconds)]
-    command = [str(BINARIES / "pgbench"), *where, "-n", "-M", mode, *size, "-f", str(script), "wms"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 30)
-    rate = re.search(r"tps = ([\d.]+)", done.stdout)
-    failed = re.search(r"number of failed transactions: (\d+)", done.stdout)
-    if done.returncode or rate is None:
-        raise RuntimeError(f"{name}: {done.stdout}{done.stderr}")
-    return Measured(name, float(rate[1]), errors=int(failed[1]) if failed else 0)
+TWIN_ARGUMENTS = (
+    *("bench.twin:app", "--host", PEER, "--port", "8000"),
+    *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
+)
 
 
-@contextmanager
-def service(
-    db: Database, folder: Path, command: Sequence[str] = ("-m", "wms.serve"), **variables: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """One ready service process with plain HTTP, started by Python with `command`."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
-        "WMS_ACCESS_LOG": "errors",
-        "WMS_DRAIN_MS": "0",
-        # Counted as every request is, and never refused.
-        "WMS_RATE_PREMIUM": "1000000000",
-        "WMS_RATE_ANONYMOUS": "1000000000",
-        **db.environment(),
-        **variables,
-    }
-    with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                with urllib.request.urlopen(
-                    f"http://{SERVICE_ADDRESS}:8000/health/ready", timeout=2
-                ) as answer:
-                    if json.load(answer)["status"] == "ready":
-                        break
-            except OSError:
-                pass
-            if time.monotonic() > deadline:
-                raise TimeoutError((folder / "service.log").read_text())
-            time.sleep(0.1)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def prepare(db: Database, folder: Path) -> TenantKey:
-    """Schema and sample data; the first tenant."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
-    keys = folder / "keys.json"
-    for command in (["wms.migrations", "up"], ["wms.seed", "--skus", str(SKUS), "--keys-out", str(keys)]):
-        subprocess.run(
-            [sys.executable, "-m", *command],
-            env=environment,
-            check=True,
-            timeout=60,
-            stderr=subprocess.DEVNULL,
-        )
-    return read_keys(keys)[0]
-
-
-def measure(seconds: int, connections: int) -> dict[str, object]:
-    """All runs; the document that is written."""
-    started = datetime.now(UTC)
-    with tempfile.TemporaryDirectory(prefix="wms-bench-") as name, database(DATABASE_ADDRESS) as db:
-        folder = Path(name)
-        tenant = prepare(db, folder)
-        values = {"tenant": tenant.tenant_id, "warehouse": tenant.warehouses[0], "skus": SKUS}
-        paths = {}
-        for file, text in (("stock", STOCK_SQL), ("post", POST_SQL), ("message", MESSAGE_SQL)):
-            paths[file] = folder / f"{file}.sql"
-            paths[file].write_text(text.format(**values))
-        for method in ("GET", "POST"):
-            paths[method] = folder / f"{method}.lua"
-            paths[method].write_text(LUA.format(**values, method=method))
-        base = f"http://{SERVICE_ADDRESS}:8000"
-        authorization = ["-H", f"Authorization: Bearer {tenant.api_key}"]
-        with service(db, folder) as process:
-            pid, shape = process.pid, (seconds, connections)
-            idle = rss_mib(pid)
-            runs = [
-                wrk("GET /health/live", pid, *shape, f"{base}/health/live"),
-                wrk("GET stock", pid, *shape, "-s", str(paths["GET"]), *authorization, base),
-                wrk("POST movement", pid, *shape, "-s", str(paths["POST"]), *authorization, base),
-            ]
-            memory = {"idle_rss_mib": idle, "loaded_rss_mib": rss_mib(pid)}
-        runs += [
-            pgbench("pgbench stock, pooler, extended", db, POOLER_PORT, "extended", paths["stock"], *shape),
-            pgbench("pgbench stock, direct, prepared", db, POSTGRES_PORT, "prepared", paths["stock"], *shape),
-            pgbench(
-                "pgbench movement, pooler, same message", db, POOLER_PORT, "simple", paths["message"], *shape
-            ),
-            pgbench(
-                "pgbench movement, direct, prepared", db, POSTGRES_PORT, "prepared", paths["post"], *shape
-            ),
-        ]
-    rates = {run.name: run.rate for run in runs}
+def twin_environment(store: Store) -> dict[str, str]:
+    """What bench/twin.py is told."""
+    tls = urlencode({"sslmode": "verify-ca", "sslrootcert": str(store.db.home / "ca.crt")})
     return {
-        "benchmark": "service",
-        "started_at": started.isoformat(timespec="seconds"),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
-        "load_before": os.getloadavg()[2],
-        "parameters": {
-            "seconds": seconds,
-            "connections": connections,
-            "skus": SKUS,
-            "workers": 1,
-            "fsync": "off",
-        },
-        "runs": [asdict(run) for run in runs],
-        "memory": memory,
-        "ratios": {
-            "stock_to_pooler": round(rates["GET stock"] / rates["pgbench stock, pooler, extended"], 3),
-            "movement_to_pooler": round(
-                rates["POST movement"] / rates["pgbench movement, pooler, same message"], 3
-            ),
-            "stock_to_hello": round(rates["GET stock"] / rates["GET /health/live"], 3),
-        },
+        "TWIN_DATABASE": f"postgresql+psycopg://wms_app:{PASSWORDS['wms_app']}@{store.db.address}:{POOLER_PORT}/wms?{tls}",
+        "TWIN_TENANT": str(store.tenant.tenant_id),
     }
 
 
-def table(document: dict[str, object]) -> str:
-    """The document for people."""
-    lines = [f"{'run':<40} {'per second':>10} {'p50 ms':>8} {'p99 ms':>8} {'errors':>6} {'CPU µs':>7}"]
-    for run in document["runs"]:  # type: ignore[attr-defined]
-        cells = [
-            f"{run[k]:g}" if run[k] is not None else ""
-            for k in ("p50_ms", "p99_ms", "errors", "service_cpu_us")
-        ]
-        lines.append(
-            f"{run['name']:<40} {run['rate']:>10.0f} {cells[0]:>8} {cells[1]:>8} {cells[2]:>6} {cells[3]:>7}"
-        )
-    lines += [f"{key}: {value}" for part in ("ratios", "memory") for key, value in document[part].items()]  # type: ignore[attr-defined]
-    return "\n".join(lines)
+class Depth:
+    """Page 1 and page 10,000 of the orders, in the large store."""
+
+    def __init__(self, bed: Bed) -> None:
+        self._bed = bed
+        bed.large.deep_orders(PAGES * PAGE_ROWS + 200)
+
+    def measure(self, keep: Keep) -> None:
+        """Median time of requests for one and the other by turns."""
+        store = self._bed.large
+        with self._bed.service(store) as service:
+            first = f"/api/v1/orders?warehouse_id={store.warehouse}&limit="
+            deep = f"{first}{PAGE_ROWS}&cursor_after={self._cursor(service, first)}"
+            targets = {"page 1": f"{first}{PAGE_ROWS}", f"page {PAGES}": deep}
+            times: dict[str, list[float]] = {name: [] for name in targets}
+            for _ in range(PAGE_REQUESTS):
+                for name, target in targets.items():
+                    begin = time.perf_counter()
+                    get(service, store, target)
+                    times[name].append(time.perf_counter() - begin)
+        for name, found in times.items():
+            keep(PAGE, name, {"ms": round(median(found) * 1000, 3)})
+
+    def _cursor(self, service: Service, first: str) -> str:
+        """Where page 10,000 begins. 200 rows a step: the last one leaves the cursor that small pages would leave."""
+        cursor, left = "", (PAGES - 1) * PAGE_ROWS
+        while left:
+            rows = min(200, left)
+            after = f"&cursor_after={cursor}" if cursor else ""
+            cursor = get(service, self._bed.large, f"{first}{rows}{after}")["pagination"]["cursor_after"]
+            left -= rows
+        return cursor
 
 
-def main() -> int:
-    """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=5, choices=range(1, 61), metavar="1-60")
-    parser.add_argument("--connections", type=int, default=16, choices=range(1, 257), metavar="1-256")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/service.json")
-    arguments = parser.parse_args()
-    document = measure(arguments.seconds, arguments.connections)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(document, indent=2) + "\n")
-    print(table(document))
-    return 0
+def get(service: Service, store: Store, target: str) -> dict[str, dict[str, str]]:
+    """The JSON of an answer. Raises BenchError when it is none."""
+    answer = service.request("GET", target, store.tenant.api_key)
+    if answer.status != 200:
+        raise BenchError(f"GET {target}: {answer.status}")
+    found: dict[str, dict[str, str]] = answer.json()
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def ask(service: Service, store: Store, skus: int) -> None:
+    """Ask once for the stock of each of the first SKUs, so that it is in the caches."""
+    for number in range(1, skus + 1):
+        get(service, store, f"/api/v1/stock?warehouse_id={store.warehouse}&sku=SKU-{number:06d}")
+
+
+def layers(service: Service) -> dict[str, float]:
+    """Reads through the cache so far, by the layer that answered."""
+    found: dict[str, float] = {}
+    for line in service.request("GET", "/metrics").data.decode().splitlines():
+        if line.startswith("wms_cache_reads_total{"):
+            labels, _, number = line.rpartition(" ")
+            layer = labels.partition('layer="')[2].partition('"')[0]
+            found[layer] = found.get(layer, 0.0) + float(number)
+    return found
+
+
+def share(before: dict[str, float], after: dict[str, float], layer: str) -> float:
+    """Percent of the reads in between that a layer answered. Raises ZeroDivisionError when there were none."""
+    grown = {name: number - before.get(name, 0.0) for name, number in after.items()}
+    return round(100 * grown.get(layer, 0.0) / sum(grown.values()), 2)
+
+
+def stock_lua(store: Store, skus: int | None = None) -> str:
+    """wrk's script that asks for stock of the first `skus` SKUs, or all of them."""
+    return _LUA_STOCK.format(warehouse=store.warehouse, skus=skus or store.skus)
+
+
+def order_lua(store: Store, include: str) -> str:
+    """wrk's script that asks for orders."""
+    low, high = store.orders()
+    return _LUA_ORDER.format(warehouse=store.warehouse, low=low, high=high, include=include)
+
+
+def confirm_lua(store: Store, first: int) -> str:
+    """wrk's script that confirms pick tasks, from `first` on."""
+    return _LUA_CONFIRM.format(warehouse=store.warehouse, first=first)
+
+
+def section(run: Run) -> list[str]:
+    """The part of the summary."""
+    rows: list[Sequence[object]] = []
+    for ratio in RATIOS:
+        found = reached(run, ratio)
+        if found is not None:
+            spread = f"{found.least:.2f} to {found.most:.2f}"
+            rows.append((ratio.what, found.turns, found.median, spread, ratio.aim, found.met))
+    if not rows:
+        return ["not measured"]
+    lines = table(("what", "n", "median", "of the turns", "aim", "met"), rows)
+    lines += ["", *table(("run", "by", "per second", "p50 ms", "p99 ms", "CPU µs each"), _rates(run))]
+    lines += ["", *table(("what", "where", "value"), _others(run)), ""]
+    seconds, connections = run.settings.get("seconds"), run.settings.get("connections")
+    lines += [
+        f"One worker; runs of {seconds} s with {connections} connections; client, server, pooler and database share"
+    ]
+    return lines + _MEANING
+
+
+_MEANING = [
+    "the machine, fsync is off. The CPU time is that of the process that answers. `hello` is one fixed answer by the",
+    "service's server with the service's settings. `uncached`: without Redis and near cache; its pgbench sends the",
+    "same statement, which sets the tenant, and for a pick the same message. The others have a Redis Cluster of",
+    "three masters with TLS, into which a confirmed pick also relays its events. The twin ([twin.py](../twin.py))",
+    "does less: no credential, limits, idempotency or events. Two limits bound the uncached GET: its SQL by pgbench",
+    "through the pooler (`-M extended`), and past it (`-M prepared`); so for `pgbench -S`, a select by key of 100,000",
+    "accounts.",
+]
+
+
+def _rates(run: Run) -> list[Sequence[object]]:
+    rows: list[Sequence[object]] = []
+    for series, variant in groups(run):
+        columns = [pick(run, series, variant, name) for name in ("per_s", "p50_ms", "p99_ms", "cpu_us")]
+        if columns[0]:
+            rows.append((series, variant, *(median(column) if column else None for column in columns)))
+    return rows
+
+
+def _others(run: Run) -> list[Sequence[object]]:
+    rows: list[Sequence[object]] = []
+    for name, unit in (
+        ("ms", "ms"),
+        ("pss_mib", "MiB PSS"),
+        ("near_percent", "% of reads from the near cache"),
+    ):
+        for series, variant in groups(run):
+            if found := pick(run, series, variant, name):
+                rows.append((series, variant, f"{median(found):.2f} {unit}"))
+    return rows

@@ -45,6 +45,7 @@ Name (default; allowed) and meaning:
     WMS_REDIS_CA            ()                      CA certificates that sign the nodes' certificates, PEM; without
                                                     it: no TLS
     WMS_REDIS_TIMEOUT_MS    (100; 10-5000)          a call to Redis is given up by then
+    WMS_CACHE_NEAR_ENTRIES  (10000; 0-1000000)      entries of each process's own cache; 0: it has none
     WMS_PROBE_INTERVAL_MS   (1000; 100-60000)       how often the database is asked whether it is there
     WMS_DRAIN_MS            (3000; 0-60000)         from SIGTERM (readiness 503) until nothing is accepted
     WMS_SHUTDOWN_MS         (10000; 100-120000)     then, at most, until the last answer and the exit
@@ -136,6 +137,7 @@ class Settings:
     rate_processes: int
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     redis: RedisSettings
+    near_entries: int
     probe_interval_s: float
     drain_s: float
     shutdown_s: float
@@ -314,6 +316,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         rate_processes=read.integer("WMS_RATE_PROCESSES", 1, 1, 1000),
         trusted_proxies=read.networks("WMS_TRUSTED_PROXIES"),
         redis=read.redis(),
+        near_entries=read.integer("WMS_CACHE_NEAR_ENTRIES", 10_000, 0, 1_000_000),
         probe_interval_s=read.seconds("WMS_PROBE_INTERVAL_MS", 1000, 100, 60_000),
         drain_s=read.seconds("WMS_DRAIN_MS", 3000, 0, 60_000),
         shutdown_s=read.seconds("WMS_SHUTDOWN_MS", 10_000, 100, 120_000),

@@ -39,6 +39,7 @@ from wms.api.conditional import CachePolicy
 from wms.api.envelope import Envelope
 from wms.api.operation import Answer, Call, Endpoint, Nothing, Operation, Reply, Services
 from wms.cache.cache import Cache
+from wms.cache.near import Near
 from wms.domain.tokens import Tokens
 from wms.events.consumer import Consumer
 from wms.events.relay import Relay
@@ -140,7 +141,7 @@ class Application:
         database = Database(settings, metrics)
         metrics.watch_pools(database.stats)
         redis = Redis(settings.redis, metrics.cache)
-        kept = Cache(redis, metrics.cache)
+        kept = Cache(redis, metrics.cache, Near(settings.near_entries))
         self.services = Services(
             settings=settings,
             database=database,

@@ -38,6 +38,7 @@ SETTLE_S = 2.0
 """From a classification until its events have made their entries wrong: what is warmed before is lost again."""
 CHECK_S = 30.0
 LOOK_S = 1.0
+JOBS = START, CONFIGURATION, CLASSIFICATION = ("cache.start", "cache.configuration", "stock.abc")
 REQUEST = "wms:warm:{request}:1"
 RESULT = "wms:warm:{request}-result:1"
 RESULT_TTL_S = 300.0
@@ -107,10 +108,10 @@ class Schedule:
     async def check(self) -> None:
         """Do what is due. Raises Unavailable."""
         if self._fresh:
-            await self._job("cache.start", START_S, lambda: warm(self._services, "all"))
+            await self._job(START, START_S, lambda: warm(self._services, "all"))
             self._fresh = False
-        await self._job("cache.configuration", HOUR_S, lambda: warm(self._services, "configuration"))
-        await self._job("stock.abc", DAY_S, self._classify)
+        await self._job(CONFIGURATION, HOUR_S, lambda: warm(self._services, "configuration"))
+        await self._job(CLASSIFICATION, DAY_S, self._classify)
 
     async def answer(self) -> None:
         """Do what an operator asked for, if no other process took it. Raises RedisUnavailable, Unavailable."""

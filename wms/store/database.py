@@ -135,9 +135,7 @@ class Database:
         whether it committed, and it is sent again. `final(row, attempt)` says whether a row is the answer or
         the statement is to be sent again; attempts count from 0. Raises Unavailable.
         """
-        # One message of the simple protocol, so one round trip. The LSN is asked for after the COMMIT, and is
-        # the flushed one: a replica reaches it without waiting for anybody else's commit.
-        sql = f"BEGIN; {statement.sql}; COMMIT; SELECT pg_current_wal_flush_lsn()::text"
+        sql = message(statement.sql)
 
         async def run(connection: _Connection) -> tuple[Row, str]:
             cursor = AsyncClientCursor(connection)
@@ -247,6 +245,15 @@ class Database:
             await pool.putconn(connection)
             if alive:
                 return cast(T, result)
+
+
+def message(sql: str) -> str:
+    """A writing statement as it is sent: in one message of the simple protocol, so one round trip.
+
+    The LSN is asked for after the COMMIT, and is the flushed one: a replica reaches it without waiting for anybody
+    else's commit.
+    """
+    return f"BEGIN; {sql}; COMMIT; SELECT pg_current_wal_flush_lsn()::text"
 
 
 def _whatever(_result: object, _attempt: int) -> bool:

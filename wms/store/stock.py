@@ -7,7 +7,7 @@ from datetime import datetime
 
 from wms.store.database import Database, Statement
 
-_LOOKUP = Statement(
+LOOKUP = Statement(
     "stock_lookup", "SELECT location, on_hand, reserved, updated_at FROM stock_lookup(%s, %s, %s)"
 )
 _TOTALS = Statement(
@@ -47,7 +47,7 @@ class SkuTotals:
 
 async def lookup(database: Database, tenant_id: int, warehouse_id: int, sku: str) -> list[Balance]:
     """The active balances of `sku` in one warehouse; empty when either does not exist. Raises Unavailable."""
-    rows = await database.read(_LOOKUP, (tenant_id, warehouse_id, sku))
+    rows = await database.read(LOOKUP, (tenant_id, warehouse_id, sku))
     return [Balance(*row) for row in rows]
 
 

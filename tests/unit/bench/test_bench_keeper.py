@@ -210,4 +210,4 @@ def test_a_bench_that_fails_still_leaves_its_summary(
 
 
 def test_every_part_has_a_title() -> None:
-    assert set(OURS_PARTS) == set(TITLES)
+    assert set(OURS_PARTS) | {"service"} == set(TITLES)

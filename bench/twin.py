@@ -1,13 +1,10 @@
 """Stock of a SKU, an order with its lines, and the confirmation of a pick, by FastAPI and SQLAlchemy's ORM.
 
-    TWIN_DATABASE=postgresql+psycopg://… TWIN_TENANT=1 uvicorn bench.twin.app:app
+    TWIN_DATABASE=postgresql+psycopg://… TWIN_TENANT=1 uvicorn bench.twin:app
 
 Written as their manuals have it: response models, a session per request by a dependency, relationships loaded with
 selectinload. It does less than the service (no credential, no limits, no idempotency key, no event), to its advantage.
 """
-
-# mypy: ignore-errors
-# FastAPI and SQLAlchemy are installed for this bench only; see bench/aims.py.
 
 import os
 from collections.abc import AsyncIterator
@@ -252,15 +249,15 @@ async def confirm(task_id: int, body: Confirm, opened: Session) -> ConfirmAnswer
     task = await opened.get(Task, (*place, task_id))
     if task is None:
         raise HTTPException(404)
-    of_order = await opened.get(Order, (*place, task.order_id), with_for_update=True)
+    of_order = await opened.get_one(Order, (*place, task.order_id), with_for_update=True)
     await opened.refresh(task, with_for_update=True)
     if task.status != "OPEN":
         raise HTTPException(409)
     if not 0 < body.quantity <= task.quantity:
         raise HTTPException(422)
-    balance = await opened.get(Balance, (*place, task.sku_id, task.location_id), with_for_update=True)
-    line = await opened.get(Line, (*place, task.order_id, task.line_number))
-    reservation = await opened.get(Reservation, (*place, task.reservation_id))
+    balance = await opened.get_one(Balance, (*place, task.sku_id, task.location_id), with_for_update=True)
+    line = await opened.get_one(Line, (*place, task.order_id, task.line_number))
+    reservation = await opened.get_one(Reservation, (*place, task.reservation_id))
     balance.on_hand -= body.quantity
     balance.reserved -= task.quantity
     line.allocated -= task.quantity
