@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection
 
+from tests.support.pki import Authority
 from wms.cache import keys, ttl
 from wms.cache.cache import Cache
 from wms.cache.entry import FILL, INVALIDATE, decode, encode, lsn_of, lsn_text
@@ -380,3 +385,29 @@ def test_the_settings_of_redis_are_read_and_checked() -> None:
     assert "secret-word" not in repr(found)
     with pytest.raises(SettingsError, match="WMS_REDIS_PASSWORD"):
         load(base | {"WMS_REDIS_NODES": "a:1"})
+
+
+def test_the_connections_to_redis_share_one_tls_context_that_trusts_our_ca_alone(tmp_path: Path) -> None:
+    """One each would take most of a megabyte and block the loop for 10 ms, a busy process has hundreds."""
+    Authority().write_bundle(tmp_path / "ca.crt")
+    settings = RedisSettings((("127.53.9.1", 6379), ("127.53.9.2", 6379)), "app", "x", tmp_path / "ca.crt")
+
+    async def contexts() -> list[ssl.SSLContext]:
+        redis = Redis(settings, CacheMetrics(CollectorRegistry()))
+        found = []
+        # A client is made anew when the topology has changed.
+        for client in (redis._connect(), redis._connect()):
+            found_later = ClusterNode("127.53.9.3", 6379, **client.connection_kwargs)
+            for node in (*client.startup_nodes, found_later):
+                found += [connection_context(node), connection_context(node)]
+        return found
+
+    def connection_context(node: ClusterNode) -> ssl.SSLContext:
+        connection = node.acquire_connection()
+        assert isinstance(connection, SSLConnection)
+        return connection.ssl_context.get()
+
+    made = asyncio.run(contexts())
+    assert len(made) == 12 and len(set(map(id, made))) == 1
+    assert made[0].verify_mode == ssl.CERT_REQUIRED and made[0].check_hostname
+    assert len(made[0].get_ca_certs()) == 1
