@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from typing import Protocol
 
 import msgspec
 
@@ -18,6 +19,14 @@ _encode = msgspec.json.Encoder().encode
 FLUSH_INTERVAL_S = 0.25
 _FLUSH_LINES = 200
 THIN_INTERVAL_S = 10.0
+
+
+class Request(Protocol):
+    """What is logged of a request."""
+
+    route: str
+    path: str
+    tenant_id: int | None
 
 
 class RequestLog:
@@ -29,17 +38,7 @@ class RequestLog:
         self._descriptor = descriptor
         self._lines: list[bytes] = []
 
-    def request(
-        self,
-        *,
-        method: str,
-        route: str,
-        path: str,
-        status: int,
-        seconds: float,
-        request_id: str,
-        tenant_id: int | None,
-    ) -> None:
+    def request(self, of: Request, method: str, status: int, seconds: float, request_id: bytes) -> None:
         """Note one answered request."""
         if status < self._least_status:
             return
@@ -49,12 +48,12 @@ class RequestLog:
             "event": "request",
             "instance": self._instance,
             "method": method,
-            "route": route,
-            "path": path[:256],
+            "route": of.route,
+            "path": of.path[:256],
             "status": status,
             "ms": round(seconds * 1000, 3),
-            "request_id": request_id,
-            "tenant_id": tenant_id,
+            "request_id": request_id.decode(),
+            "tenant_id": of.tenant_id,
         }
         self._lines.append(_encode(line))
         if len(self._lines) >= _FLUSH_LINES:

@@ -7,8 +7,8 @@ from typing import Protocol
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
-from starlette.types import ASGIApp
 
+from wms.api.asgi import ASGIApp
 from wms.settings import Settings
 
 BACKLOG = 1024

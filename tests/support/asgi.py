@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.types import ASGIApp, Message
+
+from wms.api.asgi import ASGIApp, Message
 
 
 @dataclass(frozen=True, slots=True)

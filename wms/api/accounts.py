@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -100,7 +99,7 @@ async def create(call: Call[Nothing, NewUser]) -> Reply:
         raise wrong_field("password", "body", "contains the user name", "a password without it", status=422)
     arguments = (asked.username, asked.display_name, await hashed(asked.password), list(asked.roles))
     # The hash of a request is kept, and it is a fast one: the password stays out of it.
-    told = replace(call, body=msgspec.structs.replace(asked, password=""))
+    told = msgspec.structs.replace(call, body=msgspec.structs.replace(asked, password=""))
     return await commands.execute(
         told,
         accounts.CREATE_USER,

@@ -1,17 +1,15 @@
-"""The application: routes mounted per resource, hot ones first, and the tasks that run beside them."""
+"""The application: its operations, and the tasks that run beside them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any
 
 import msgspec
-from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.types import ASGIApp
 
 from wms import VERSION
 from wms.api import (
@@ -35,9 +33,12 @@ from wms.api import (
     warming,
     waves,
 )
+from wms.api.asgi import ASGIApp
 from wms.api.conditional import CachePolicy
 from wms.api.envelope import Envelope
+from wms.api.kept import Kept
 from wms.api.operation import Answer, Call, Endpoint, Nothing, Operation, Reply, Services
+from wms.api.routing import Routes
 from wms.cache.cache import Cache
 from wms.cache.near import Near
 from wms.domain.tokens import Tokens
@@ -103,33 +104,9 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
 )
 
 
-def routes(operations: Sequence[Operation[Any, Any]], services: Services) -> list[BaseRoute]:
-    """One mount per resource, in the order of `operations`: a request is compared with a handful of prefixes,
-    not with every route. A path that is its resource stands beside its mount, which wants something after its
-    prefix.
-    """
-    found: list[BaseRoute] = []
-    mounts: dict[str, Router] = {}
-    for operation in operations:
-        prefix, rest = resource(operation.path)
-        route = Route(rest, Endpoint(operation, services), methods=[operation.method])
-        if not prefix:
-            found.append(route)
-        elif prefix in mounts:
-            mounts[prefix].routes.append(route)
-        else:
-            mounts[prefix] = Router([route], redirect_slashes=False)
-            found.append(Mount(prefix, app=mounts[prefix]))
-    return found
-
-
-def resource(path: str) -> tuple[str, str]:
-    """(mount, rest) of a path template: /api/v1/stock/{sku} → (/api/v1/stock, /{sku})."""
-    parts = path.split("/")
-    depth = 4 if path.startswith("/api/") else 2
-    if len(parts) <= depth:
-        return "", path
-    return "/".join(parts[:depth]), "/" + "/".join(parts[depth:])
+def routes(operations: Iterable[Operation[Any, Any]], services: Services) -> Routes[Endpoint]:
+    """The operations at work."""
+    return Routes(Endpoint(operation, services) for operation in operations)
 
 
 class Application:
@@ -141,7 +118,7 @@ class Application:
         database = Database(settings, metrics)
         metrics.watch_pools(database.stats)
         redis = Redis(settings.redis, metrics.cache)
-        kept = Cache(redis, metrics.cache, Near(settings.near_entries))
+        cache = Cache(redis, metrics.cache, Near(settings.near_entries))
         self.services = Services(
             settings=settings,
             database=database,
@@ -155,18 +132,19 @@ class Application:
                 on_local=metrics.rate_limited_locally.inc,
             ),
             redis=redis,
-            cache=kept,
+            cache=cache,
+            kept=Kept(settings.near_entries),
         )
         if redis.configured:
             self.services.checks["redis"] = UNSEEN
-        self._relay = Relay(database, redis, kept, metrics.cache, settings.instance)
-        self._consumer = Consumer(redis, kept, metrics.cache)
+        self._relay = Relay(database, redis, cache, metrics.cache, settings.instance)
+        self._consumer = Consumer(redis, cache, metrics.cache)
         self.services.generation = self._consumer.generations.of
         self._schedule = warming.Schedule(self.services)
         self._log = RequestLog(settings.access_log, settings.instance)
         # What the gateway asks is no part of the description: nobody else can.
-        router = Router(routes((*OPERATIONS, *session.OPERATIONS), self.services), redirect_slashes=False)
-        self._envelope = Envelope(router, self.services, self._log)
+        known = routes((*OPERATIONS, *session.OPERATIONS), self.services)
+        self._envelope = Envelope(known, self.services, self._log)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property

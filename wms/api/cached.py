@@ -1,4 +1,7 @@
-"""What is read through the cache, and the one place that says so: handlers and the warming share these loaders."""
+"""What is read through the cache, and the one place that says so: handlers and the warming share these loaders.
+
+A `Held` is for a handler whose whole answer is made of one value: it says so (Reply.made_of), and the answer is kept.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from datetime import datetime
 from wms.api.operation import Call, Reply, Services
 from wms.cache import keys
 from wms.cache.keys import Key
+from wms.cache.near import Held
 from wms.store import accounts, orders, skus
 from wms.store import stock as stocks
 from wms.store.database import Row
@@ -17,34 +21,36 @@ FIRST_ENTRIES = 201
 _ENTRIES = list[tuple[str, str, int, datetime, str]]
 
 
-async def stock(services: Services, tenant_id: int, sku: str) -> stocks.SkuTotals | None:
+async def stock(services: Services, tenant_id: int, sku: str) -> Held[stocks.SkuTotals | None]:
     """The stock of a SKU over all warehouses. Raises Unavailable, as everything here."""
-    return await services.cache.get(
+    return await services.cache.held(
         keys.stock(tenant_id, sku),
         lambda: stocks.totals(services.database, tenant_id, sku),
         stocks.SkuTotals,
     )
 
 
-async def stock_in(services: Services, tenant_id: int, warehouse_id: int, sku: str) -> list[stocks.Balance]:
+async def stock_in(
+    services: Services, tenant_id: int, warehouse_id: int, sku: str
+) -> Held[list[stocks.Balance]]:
     """The balances of a SKU in one warehouse."""
-    return await services.cache.get(
+    return await services.cache.held(
         keys.stock_in(tenant_id, warehouse_id, sku),
         lambda: stocks.lookup(services.database, tenant_id, warehouse_id, sku),
         list[stocks.Balance],
     )
 
 
-async def sku(services: Services, tenant_id: int, code: str) -> skus.Sku | None:
+async def sku(services: Services, tenant_id: int, code: str) -> Held[skus.Sku | None]:
     """What a SKU is."""
-    return await services.cache.get(
+    return await services.cache.held(
         keys.sku(tenant_id, code), lambda: skus.lookup(services.database, tenant_id, code), skus.Sku
     )
 
 
-async def capacity(services: Services, tenant_id: int, warehouse_id: int) -> skus.Capacity | None:
+async def capacity(services: Services, tenant_id: int, warehouse_id: int) -> Held[skus.Capacity | None]:
     """How full a warehouse is."""
-    return await services.cache.get(
+    return await services.cache.held(
         keys.capacity(tenant_id, warehouse_id),
         lambda: skus.capacity(services.database, tenant_id, warehouse_id),
         skus.Capacity,

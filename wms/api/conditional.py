@@ -31,7 +31,7 @@ from urllib.parse import quote
 
 import msgspec
 
-Headers = tuple[tuple[bytes, bytes], ...]
+from wms.api.asgi import Headers
 
 NO_STORE: Headers = ((b"cache-control", b"no-store"),)
 _VARY = (b"vary", b"Authorization, WMS-Min-LSN")

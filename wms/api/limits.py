@@ -13,13 +13,13 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from wms.api.asgi import Headers
 from wms.api.problem import Problem
 from wms.domain.limits import Decision
 from wms.domain.roles import Principal
 from wms.settings import Settings
 
 Network = IPv4Network | IPv6Network
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 def bucket_of(principal: Principal, settings: Settings) -> tuple[str, int]:

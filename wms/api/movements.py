@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -149,7 +148,9 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
     wrong = keys.changed_by(
         call.tenant_id, "stock.moved", "sku", movement.sku, {"warehouse_id": movement.warehouse_id}
     )
-    return await cached.changed(call, replace(reply, content=_answer(movement, reply.content)), *wrong)
+    return await cached.changed(
+        call, msgspec.structs.replace(reply, content=_answer(movement, reply.content)), *wrong
+    )
 
 
 def _answer(movement: Movement, receipt: movements.Receipt) -> MovementAnswer:

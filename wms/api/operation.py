@@ -10,15 +10,16 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from starlette.types import Receive, Scope, Send
 
 from wms.api import conditional, fields, limits
+from wms.api.asgi import Exchange, Outgoing, Receive, outgoing
 from wms.api.authentication import authenticate, forbidden
 from wms.api.conditional import NO_STORE, REVALIDATE, CachePolicy
+from wms.api.kept import Answered, Kept
 from wms.api.problem import Problem, wrong_field
 from wms.api.selection import Selectable
 from wms.cache.cache import Cache
-from wms.cache.near import Near
+from wms.cache.near import Held, Near
 from wms.cache_metrics import CacheMetrics
 from wms.domain.roles import NOBODY, Principal
 from wms.domain.tokens import Tokens
@@ -35,6 +36,7 @@ B = TypeVar("B")
 
 _encode = msgspec.json.Encoder().encode
 JSON = b"application/json"
+MIN_LSN = b"wms-min-lsn"
 _LSN = re.compile(rb"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 
 
@@ -70,13 +72,13 @@ class Services:
     limiter: Limiter = field(default_factory=Limiter)
     redis: Redis = field(default_factory=no_redis)
     cache: Cache = field(default_factory=no_cache)
+    kept: Kept = field(default_factory=lambda: Kept(0))
     generation: Callable[[int], str | None] = unheard
     """Tenant → the LSN that what the gateway keeps of it must not be older than; None: it must keep nothing."""
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[P, B]):
+class Call(msgspec.Struct, Generic[P, B], frozen=True):
     """One decoded request; `principal` is NOBODY where no credential is asked for."""
 
     services: Services
@@ -96,14 +98,15 @@ class Call(Generic[P, B]):
         return self.principal.tenant_id
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One answer; `content` is encoded as JSON unless it is bytes."""
 
     content: Any
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
     media_type: bytes = JSON
+    made_of: Held[Any] | None = None
+    """What the cache holds, when the answer depends on nothing else but tenant, roles, path and query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,73 +149,90 @@ class Operation(Generic[P, B]):
 
 
 class Endpoint:
-    """An operation as an ASGI application."""
+    """An operation at work."""
 
     def __init__(self, operation: Operation[Any, Any], services: Services) -> None:
+        self.method, self.path = operation.method, operation.path
         self._operation = operation
         self._services = services
         self._policy = operation.cache or (None if operation.public else REVALIDATE)
         if operation.method != "GET":
             self._policy = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        operation, services = self._operation, self._services
-        scope["wms.route"] = operation.path
-        headers = dict(scope["headers"])
-        principal = await self._admit(scope, headers)
-        params = fields.query(scope["query_string"], scope["path_params"], operation.params)
+    async def answer(self, exchange: Exchange, path_params: Mapping[str, str]) -> Outgoing:
+        """The whole answer to one request. Raises Problem, Unavailable."""
+        operation, services, headers = self._operation, self._services, exchange.headers
+        exchange.route = operation.path
+        principal = await self._admit(exchange)
+        query: bytes = exchange.scope["query_string"]
+        asked = (principal.tenant_id, principal.roles, exchange.path, query)
+        if self._policy is not None and MIN_LSN not in headers:
+            kept = services.kept.get(asked)
+            if kept is not None:
+                answered, made_of = kept
+                services.cache.again(made_of)
+                return answered.to(headers)
+        params = fields.query(query, path_params, operation.params)
         body: Any = None
         if operation.body is not Nothing:
-            if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
-                raise Problem(415, "unsupported-media-type", "allowed Content-Type: application/json")
-            raw = await read_body(
-                headers, receive, services.settings.max_body_bytes, services.settings.body_timeout_s
-            )
-            body = fields.body(raw, operation.body)
+            body = fields.body(await self._body(exchange), operation.body)
         call = Call(
-            services, principal, params, body, headers, operation.name, operation.method, scope["path"]
+            services, principal, params, body, headers, operation.name, operation.method, exchange.path
         )
         reply = await _handle(operation, call)
         content = reply.content if isinstance(reply.content, bytes) else _encode(reply.content)
         if self._policy is None or reply.status != 200:
             headers_out = reply.headers if operation.own_caching else NO_STORE + reply.headers
-            await send_answer(send, reply.status, content, reply.media_type, headers_out)
-            return
+            return outgoing(reply.status, content, reply.media_type, headers_out)
         tag = conditional.etag(content)
         caching = ((b"etag", tag), *self._policy.headers(principal.tenant_id, params), *reply.headers)
-        if conditional.matches(headers, tag):
-            await send_not_modified(send, caching)
-        else:
-            await send_answer(send, 200, content, reply.media_type, caching)
+        answered = Answered(outgoing(200, content, reply.media_type, caching), caching, tag)
+        if reply.made_of is not None:
+            services.kept.put(asked, answered, reply.made_of)
+        return answered.to(headers)
 
-    async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Principal:
+    async def _body(self, exchange: Exchange) -> bytes:
+        settings = self._services.settings
+        media_type = exchange.headers.get(b"content-type", b"").partition(b";")[0]
+        if media_type.strip().lower() != JSON:
+            raise Problem(415, "unsupported-media-type", "allowed Content-Type: application/json")
+        return await read_body(
+            exchange.headers, exchange.receive, settings.max_body_bytes, settings.body_timeout_s
+        )
+
+    async def _admit(self, exchange: Exchange) -> Principal:
         """Who asks, once it is counted and allowed. Raises Problem 401, 403, 429, Unavailable."""
         operation, services = self._operation, self._services
         if operation.public:
             if operation.counted:
-                await count(scope, services, *limits.bucket_of_stranger(scope, services.settings))
+                await count_stranger(exchange, services)
             return NOBODY
         try:
-            principal = await authenticate(headers, services.keys, services.tokens)
+            principal = await authenticate(exchange.headers, services.keys, services.tokens)
         except Problem as problem:
             services.metrics.refused_credentials.labels(problem.errors[0].detail).inc()
             if operation.counted:
-                await count(scope, services, *limits.bucket_of_stranger(scope, services.settings))
+                await count_stranger(exchange, services)
             raise
-        scope["wms.tenant"] = principal.tenant_id
+        exchange.tenant_id = principal.tenant_id
         if operation.counted:
-            await count(scope, services, *limits.bucket_of(principal, services.settings))
+            await count(exchange, services, *limits.bucket_of(principal, services.settings))
         if operation.permission and not principal.may(operation.permission):
             raise forbidden(principal, operation.permission)
         return principal
 
 
-async def count(scope: Scope, services: Services, bucket: str, limit: int) -> None:
-    """Count a request on a bucket, and leave what its answer says of it in the scope. Raises Problem 429."""
+async def count_stranger(exchange: Exchange, services: Services) -> None:
+    """Count a request without a good credential on the bucket of its address. Raises Problem 429."""
+    await count(exchange, services, *limits.bucket_of_stranger(exchange.scope, services.settings))
+
+
+async def count(exchange: Exchange, services: Services, bucket: str, limit: int) -> None:
+    """Count a request on a bucket, and note what its answer says of it. Raises Problem 429."""
     if not limit:
         return
     decision = await services.limiter.take(bucket, limit)
-    scope["wms.limit"] = limits.headers_of(decision)
+    exchange.limit = limits.headers_of(decision)
     if not decision.allowed:
         services.metrics.rate_limited.labels(bucket.partition("-")[0]).inc()
         raise limits.too_many(decision)
@@ -223,7 +243,7 @@ async def _handle(operation: Operation[Any, Any], call: Call[Any, Any]) -> Reply
 
     Raises Problem 400 for a malformed WMS-Min-LSN, 503 when the handler does not end in time.
     """
-    lsn = call.headers.get(b"wms-min-lsn")
+    lsn = call.headers.get(MIN_LSN)
     if lsn is not None and not _LSN.fullmatch(lsn):
         raise wrong_field("WMS-Min-LSN", "header", "malformed", "the WMS-Commit-LSN of an earlier answer")
     token = wanted_lsn.set(lsn.decode() if lsn is not None else None)
@@ -267,27 +287,3 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
                     return b"".join(parts)
     except TimeoutError:
         raise Problem(408, "body-too-slow", f"the body did not arrive within {timeout_s:g} s") from None
-
-
-async def send_answer(
-    send: Send, status: int, content: bytes, media_type: bytes, headers: tuple[tuple[bytes, bytes], ...]
-) -> None:
-    """Send a whole answer."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", media_type),
-                (b"content-length", b"%d" % len(content)),
-                *headers,
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": content})
-
-
-async def send_not_modified(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-    """Say that the client has the answer already."""
-    await send({"type": "http.response.start", "status": 304, "headers": list(headers)})
-    await send({"type": "http.response.body", "body": b""})

@@ -79,10 +79,10 @@ async def list_skus(call: Call[SkusParams, Nothing]) -> Reply:
 
 async def one(call: Call[SkuPath, Nothing]) -> Reply:
     """One SKU."""
-    found = await cached.sku(call.services, call.tenant_id, call.params.sku)
-    if found is None:
+    held = await cached.sku(call.services, call.tenant_id, call.params.sku)
+    if held.value is None:
         raise Problem(404, "unknown-sku", f"there is no SKU {call.params.sku}")
-    return Reply(_shown(found))
+    return Reply(_shown(held.value), made_of=held)
 
 
 OPERATIONS = (

@@ -85,16 +85,18 @@ async def lookup(call: Call[LookupParams, Nothing]) -> Reply:
                     b.on_hand - b.reserved,
                     b.updated_at,
                 )
-                for b in found
+                for b in found.value
             ]
-        )
+        ),
+        made_of=found,
     )
 
 
 async def of_sku(call: Call[SkuParams, Nothing]) -> Reply:
     """One SKU over all warehouses."""
     sku = call.params.sku
-    found = await cached.stock(call.services, call.tenant_id, sku)
+    held = await cached.stock(call.services, call.tenant_id, sku)
+    found = held.value
     if found is None:
         raise Problem(404, "unknown-sku", f"there is no SKU {sku}")
     warehouses = [
@@ -104,7 +106,7 @@ async def of_sku(call: Call[SkuParams, Nothing]) -> Reply:
         for w in found.warehouses
     ]
     on_hand, reserved = (sum(w.on_hand for w in warehouses), sum(w.reserved for w in warehouses))
-    return Reply(SkuStock(sku, found.name, on_hand, reserved, on_hand - reserved, warehouses))
+    return Reply(SkuStock(sku, found.name, on_hand, reserved, on_hand - reserved, warehouses), made_of=held)
 
 
 OPERATIONS = (

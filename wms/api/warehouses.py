@@ -62,7 +62,8 @@ async def list_warehouses(call: Call[PageParams, Nothing]) -> Reply:
 async def capacity(call: Call[WarehousePath, Nothing]) -> Reply:
     """How full a warehouse is."""
     warehouse_id = call.params.warehouse_id
-    found = await cached.capacity(call.services, call.tenant_id, warehouse_id)
+    held = await cached.capacity(call.services, call.tenant_id, warehouse_id)
+    found = held.value
     if found is None:
         raise Problem(404, "unknown-warehouse", f"there is no warehouse {warehouse_id}")
     return Reply(
@@ -73,7 +74,8 @@ async def capacity(call: Call[WarehousePath, Nothing]) -> Reply:
             found.on_hand,
             utilisation(found.capacity, found.measured),
             found.locations,
-        )
+        ),
+        made_of=held,
     )
 
 

@@ -26,7 +26,7 @@ import msgspec
 from wms.cache import ttl
 from wms.cache.entry import FILL, INVALIDATE, Entry, decode, encode, lsn_of, lsn_text
 from wms.cache.keys import Key
-from wms.cache.near import ENTRIES, Held, Near
+from wms.cache.near import ENTRIES, GONE, Held, Near
 from wms.cache_metrics import CacheMetrics
 from wms.store.database import wanted_lsn
 from wms.store.redis import Redis, RedisUnavailable
@@ -39,7 +39,7 @@ _logger = logging.getLogger("wms.cache")
 class _Flight:
     """A load under way; `outdated` once its key was invalidated: its result is given to who waits, and not kept."""
 
-    task: asyncio.Task[Held] | None = None
+    task: asyncio.Task[Held[Any]] | None = None
     outdated: bool = False
 
 
@@ -71,7 +71,11 @@ class Cache:
         metrics.near_entries.set_function(lambda: len(self._near))
 
     async def get(self, key: Key, load: Callable[[], Awaitable[T]], kind: Any) -> T:
-        """The value of `key`: a copy of what `load` returned, which msgspec can make JSON of and decode as `kind`.
+        """The value of `key`, as in `held`."""
+        return (await self.held(key, load, kind)).value
+
+    async def held(self, key: Key, load: Callable[[], Awaitable[T]], kind: Any) -> Held[T]:
+        """What is held of `key`: a copy of what `load` returned, which msgspec can make JSON of and decode as `kind`.
 
         None is a value: "there is none". With a WMS-Min-LSN a copy is good only if it is known to be new enough.
         Raises what `load` raises; such an end is not kept.
@@ -80,16 +84,20 @@ class Cache:
         least = lsn_of(wanted_lsn.get())
         held = self._near.get(text, self._clock())
         if held is not None and held.lsn >= least:
-            self._count(key, "near")
-            return held.value  # type: ignore[no-any-return]
+            self._count(key.kind, "near")
+            return held
         flight = self._flights.get(text)
         if flight is None or flight.task is None or least:
             flight = self._begin(key, load, kind, least)
         else:
-            self._count(key, "near")
+            self._count(key.kind, "near")
         assert flight.task is not None
         # Whoever asked first may go away: the others still want the answer.
-        return (await asyncio.shield(flight.task)).value  # type: ignore[no-any-return]
+        return await asyncio.shield(flight.task)
+
+    def again(self, held: Held[Any]) -> None:
+        """Count a read that was answered by something made of `held`."""
+        self._count(held.kind, "near")
 
     async def put(self, key: Key, value: object, commit_lsn: str) -> None:
         """Write through: what a change has made of `key`, known at its commit. Never raises for Redis."""
@@ -100,7 +108,7 @@ class Cache:
         if seen is not None and seen.lsn > lsn:
             return
         await self._fill(key, value, lsn, 0.0, seen.line if seen else b"", now)
-        self._near.put(text, Held(value, lsn, now + ttl.NEAR_S))
+        self._near.put(text, Held(value, lsn, now + ttl.NEAR_S, key.kind))
 
     async def invalidate(self, keys: Iterable[Key], commit_lsn: str = "") -> None:
         """Nobody reads what these keys held before the commit at `commit_lsn`: not here from now on, in the other
@@ -154,13 +162,15 @@ class Cache:
         flight.task = self._start(key, flight, self._find(key, load, kind, least, flight))
         return flight
 
-    def _start(self, key: Key, flight: _Flight, work: Coroutine[Any, Any, Held]) -> asyncio.Task[Held]:
+    def _start(
+        self, key: Key, flight: _Flight, work: Coroutine[Any, Any, Held[Any]]
+    ) -> asyncio.Task[Held[Any]]:
         text, task = str(key), asyncio.create_task(work)
         # The event loop itself keeps no task alive.
         self._loose.add(task)
         self._loading.setdefault(text, set()).add(flight)
 
-        def done(task: asyncio.Task[Held]) -> None:
+        def done(task: asyncio.Task[Held[Any]]) -> None:
             self._loose.discard(task)
             others = self._loading.get(text, set())
             others.discard(flight)
@@ -177,7 +187,7 @@ class Cache:
 
     async def _find(
         self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int, flight: _Flight
-    ) -> Held:
+    ) -> Held[Any]:
         text = str(key)
         seen = await self._look(text)
         now = self._clock()
@@ -185,32 +195,36 @@ class Cache:
         if seen is not None and seen.state != "X" and seen.expires > now and seen.lsn >= least:
             value = self._value(seen, kind)
             if value is not msgspec.UNSET:
-                self._count(key, "redis")
-                held = Held(value, seen.lsn, min(now + ttl.NEAR_S, seen.expires))
-                if not flight.outdated:
-                    self._near.put(text, held)
+                self._count(key.kind, "redis")
+                held = Held(value, seen.lsn, min(now + ttl.NEAR_S, seen.expires), key.kind)
+                self._keep(text, held, flight)
                 if ttl.early(now, seen.expires, seen.took_s, self._chance()):
                     self._refresh(key, load, seen)
                 return held
-        self._count(key, "database")
+        self._count(key.kind, "database")
         return await self._load(key, load, seen, least, flight)
 
     async def _load(
         self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry | None, least: int, flight: _Flight
-    ) -> Held:
+    ) -> Held[Any]:
         lsn = max(least, seen.lsn if seen is not None and seen.state == "X" else 0)
         started = self._clock()
         # This task has a context of its own: the request's stays as it is.
         wanted_lsn.set(lsn_text(lsn) if lsn else None)
         value = await load()
         now = self._clock()
-        held = Held(value, lsn, now + ttl.NEAR_S)
+        held = Held(value, lsn, now + ttl.NEAR_S, key.kind)
         if not flight.outdated:
             await self._fill(key, value, lsn, now - started, seen.line if seen else b"", now)
         # Asked again: an invalidation may have come while Redis was written to.
-        if not flight.outdated:
-            self._near.put(str(key), held)
+        self._keep(str(key), held, flight)
         return held
+
+    def _keep(self, name: str, held: Held[Any], flight: _Flight) -> None:
+        if flight.outdated:
+            held.until = GONE
+        else:
+            self._near.put(name, held)
 
     def _refresh(self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry) -> None:
         """Load again in the background; readers keep what there is."""
@@ -221,7 +235,7 @@ class Cache:
         self._metrics.refreshes.labels(key.kind).inc()
         flight = _Flight()
 
-        async def run() -> Held:
+        async def run() -> Held[Any]:
             try:
                 # Not less than what it replaces.
                 return await self._load(key, load, seen, seen.lsn, flight)
@@ -261,8 +275,8 @@ class Cache:
             )
             return msgspec.UNSET
 
-    def _count(self, key: Key, layer: str) -> None:
-        pair = (key.kind, layer)
+    def _count(self, kind: str, layer: str) -> None:
+        pair = (kind, layer)
         counter = self._counters.get(pair)
         if counter is None:
             counter = self._counters[pair] = self._metrics.reads.labels(*pair)

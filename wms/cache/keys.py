@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _KEY = re.compile(
     r"(?P<service>[a-z][a-z-]{0,31}):(?:(?P<entity>[a-z][a-z-]{0,31}):)?"
@@ -25,8 +26,7 @@ _KEY = re.compile(
 RULE = "service:[entity:]t<tenant>.<identifier>:<version>, such as inventory:sku:t7.12345:1"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One entry. `entity` is empty where the service's name says it all; `identifier` is without the tenant."""
 
     service: str

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import msgspec
+
+T = TypeVar("T")
 ENTRIES = 10_000
+GONE = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A value as it was loaded; immutable, because every reader gets this one object."""
+class Held(msgspec.Struct, Generic[T]):
+    """A value as it was loaded. Every reader gets this one object, and none of them changes it."""
 
-    value: Any
+    value: T
     lsn: int
     """It shows at least what was committed up to here; 0 when nobody knows."""
     until: float
+    """When it is believed no more; GONE from the moment that it is dropped, for whoever still has it."""
+    kind: str = ""
+    """Of its key, for metrics."""
 
 
 class Near:
@@ -24,33 +29,36 @@ class Near:
 
     def __init__(self, size: int = ENTRIES) -> None:
         self._size = size
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._held: OrderedDict[str, Held[Any]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, key: str, now: float) -> Held | None:
+    def get(self, key: str, now: float) -> Held[Any] | None:
         """The entry, if it is still believed."""
         found = self._held.get(key)
         if found is None:
             return None
         if found.until <= now:
-            del self._held[key]
+            self.drop(key)
             return None
         self._held.move_to_end(key)
         return found
 
-    def put(self, key: str, held: Held) -> None:
+    def put(self, key: str, held: Held[Any]) -> None:
         """Keep an entry."""
+        self.drop(key)
         self._held[key] = held
-        self._held.move_to_end(key)
         if len(self._held) > self._size:
-            self._held.popitem(last=False)
+            self.drop(next(iter(self._held)))
 
     def drop(self, key: str) -> None:
         """Forget an entry."""
-        self._held.pop(key, None)
+        held = self._held.pop(key, None)
+        if held is not None:
+            held.until = GONE
 
     def clear(self) -> None:
         """Forget everything."""
-        self._held.clear()
+        for key in list(self._held):
+            self.drop(key)

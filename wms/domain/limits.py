@@ -7,21 +7,20 @@ A bucket of `limit` tokens fills up within a minute; a request takes one. So `li
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 PERIOD_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(msgspec.Struct, frozen=True):
     """`tokens` at the time `at`, seconds of any clock."""
 
     tokens: float
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """What a bucket gave: `granted` tokens, of which `left` whole ones are still in it; seconds until there is another
     one and until it is full.
     """
@@ -32,8 +31,7 @@ class Taken:
     full_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Whether a request may go on, and what the client is told; seconds rounded up."""
 
     allowed: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Tier = Literal["anonymous", "authenticated", "premium"]
@@ -59,7 +60,7 @@ class Principal:
 
     def may(self, permission: str) -> bool:
         """Whether one of the roles has `permission`. An unknown role has none."""
-        return any(permission in KEY_ROLES.get(role, ()) for role in self.roles)
+        return permission in _allowed(self.roles)
 
     @property
     def user_id(self) -> int | None:
@@ -70,6 +71,12 @@ class Principal:
 
 NOBODY = Principal(0, "", frozenset(), "anonymous")
 """The principal of a request to a public operation."""
+
+
+@lru_cache(maxsize=1024)
+def _allowed(roles: frozenset[str]) -> frozenset[str]:
+    """The permissions of roles; asked for with every request."""
+    return frozenset().union(*(KEY_ROLES.get(role, ()) for role in roles))
 
 
 def permissions_of(roles: Iterable[str]) -> list[str]:

@@ -12,10 +12,10 @@ import pytest
 from tests.support.asgi import Response, request
 from tests.unit.wms.test_service_api import AUTH, POST, Harness, the_error
 from wms.api import commands, fields, openapi
-from wms.api.app import OPERATIONS
+from wms.api.app import OPERATIONS, routes
 from wms.api.conditional import CachePolicy, matches, surrogate_keys
 from wms.api.envelope import Envelope
-from wms.api.operation import Answer, Call, Endpoint, Nothing, Operation, Reply
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, SelectPageParams
 from wms.api.problem import Problem
 from wms.api.selection import Selectable
@@ -58,12 +58,7 @@ OPERATION = Operation(
 
 def ask(operation: Operation[Any, Any], query: str = "", **headers: str) -> Response:
     harness = Harness()
-    endpoint = Endpoint(operation, harness.services)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await endpoint(scope | {"path_params": {}}, receive, send)
-
-    envelope = Envelope(app, harness.services, RequestLog("off", "i"))
+    envelope = Envelope(routes([operation], harness.services), harness.services, RequestLog("off", "i"))
     target = operation.path + query
     return request(envelope, operation.method, target, headers=AUTH | headers)
 
@@ -155,12 +150,10 @@ def test_a_handler_that_hangs_is_given_up() -> None:
 
     harness = Harness()
     services = replace(harness.services, settings=replace(harness.services.settings, request_timeout_s=0.05))
-    endpoint = Endpoint(replace(OPERATION, handler=hangs), services)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await endpoint(scope | {"path_params": {}}, receive, send)
-
-    found = request(Envelope(app, services, RequestLog("off", "i")), "GET", "/api/v1/things", headers=AUTH)
+    envelope = Envelope(
+        routes([replace(OPERATION, handler=hangs)], services), services, RequestLog("off", "i")
+    )
+    found = request(envelope, "GET", "/api/v1/things", headers=AUTH)
     assert (found.status, found.headers["retry-after"]) == (503, "1")
 
 

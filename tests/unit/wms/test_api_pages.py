@@ -118,7 +118,7 @@ def test_a1_another_key_or_another_shape_is_refused() -> None:
         after(call(cursor_after=cursor), tuple[int, int, int])
     stranger = Harness().services
     with pytest.raises(Problem, match="not a cursor of this list"):
-        after(replace(call(cursor_after=cursor), services=stranger), KEY)
+        after(msgspec.structs.replace(call(cursor_after=cursor), services=stranger), KEY)
 
 
 def test_a1_page_sizes_are_limited() -> None:

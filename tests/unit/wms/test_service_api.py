@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 from psycopg import errors
-from starlette.routing import Router
 
 from tests.support.asgi import Response, request
-from wms.api.app import OPERATIONS, resource, routes
+from wms.api.app import OPERATIONS, routes
 from wms.api.envelope import Envelope
 from wms.api.operation import Services
 from wms.log import RequestLog
@@ -68,8 +67,7 @@ class Harness:
         )
         self._reader, writer = os.pipe()
         self.log = RequestLog("all", "i", writer)
-        router = Router(routes(OPERATIONS, self.services), redirect_slashes=False)
-        self.app = Envelope(router, self.services, self.log)
+        self.app = Envelope(routes(OPERATIONS, self.services), self.services, self.log)
 
     def get(self, target: str, **headers: str) -> Response:
         return request(self.app, "GET", target, headers=AUTH | headers)
@@ -380,16 +378,3 @@ def test_movements_are_described_as_a_union_by_type(api: Harness) -> None:
     assert set(schema["discriminator"]["mapping"]) == {"receipt", "issue", "adjustment", "transfer"}
     (header,) = operation["parameters"]
     assert (header["name"], header["in"], header["required"]) == ("Idempotency-Key", "header", True)
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("/metrics", ("", "/metrics")),
-        ("/health/live", ("/health", "/live")),
-        ("/api/v1/stock", ("", "/api/v1/stock")),
-        ("/api/v1/stock/{sku}", ("/api/v1/stock", "/{sku}")),
-    ],
-)
-def test_resources_are_mounted_by_their_prefix(path: str, expected: tuple[str, str]) -> None:
-    assert resource(path) == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from starlette.routing import Router
 
 from stacks import spec
 from tests.support.asgi import Response, request
@@ -14,8 +13,8 @@ from wms.api.envelope import Envelope
 
 
 def ask(api: Harness, headers: dict[str, str]) -> Response:
-    router = Router(routes(session.OPERATIONS, api.services), redirect_slashes=False)
-    return request(Envelope(router, api.services, api.log), "GET", "/internal/session", headers=headers)
+    known = routes(session.OPERATIONS, api.services)
+    return request(Envelope(known, api.services, api.log), "GET", "/internal/session", headers=headers)
 
 
 def test_k1_the_gateway_learns_tenant_roles_and_generation() -> None:
