@@ -1,4 +1,4 @@
-"""Which backups stay, which go, and in which order: pure (row R5; docs/adr/0024-backup-tiers.md).
+"""Which backups stay, which go, and in which order: pure (row R5).
 
 The words, exactly. All days are of UTC, and a backup belongs to the day that it *started* on.
 
