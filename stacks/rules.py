@@ -44,6 +44,7 @@ def connection_budget(platform: Platform) -> list[tuple[str, int]]:
         ("write pools", proxies * (pooler.write_pool + pooler.reserve_pool)),
         ("read pools", proxies * (pooler.read_pool + pooler.reserve_pool)),
         ("role pools", proxies * roles * pooler.role_pool),
+        ("worker pools", proxies * 2 * pooler.worker_pool),
         ("Patroni, exporter, operators", 8),
         ("reserved for the superuser", platform.postgres.superuser_reserved_connections),
     ]
@@ -58,6 +59,7 @@ def client_budget(platform: Platform) -> list[tuple[str, int]]:
     return [
         ("services' write pools", service.count * service.write_pool),
         ("services' read pools", service.count * service.read_pool),
+        ("services' worker pools", service.count * 2 * service.worker_pool),
         ("exporter, operators", 10),
     ]
 
@@ -192,6 +194,8 @@ def _quorum_is_possible(platform: Platform) -> Iterator[str]:
     names = [role.name for role in platform.postgres.replica_roles]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"postgres.replica_roles: found {name!r} twice; allowed: each name once"
+    for name in sorted({"read", "worker"} & set(names)):
+        yield f"postgres.replica_roles: found {name!r}; allowed: another name, a pool of the service has that one"
 
 
 def _lease_outlives_retries(platform: Platform) -> Iterator[str]:

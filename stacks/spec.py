@@ -141,7 +141,11 @@ class Pooler(Section, frozen=True):
     write_pool: Positive = 25
     read_pool: Positive = 15
     role_pool: Positive = 5
+    """Of each replica role."""
+    worker_pool: Positive = 3
+    """For what the service does for all tenants: so much of it at once, and no more, for writes and for reads."""
     reserve_pool: Natural = 5
+    """More for the write and the read pool while clients wait."""
     server_lifetime_s: Seconds = 300
     """Without it the read pools stick to one replica."""
     login_retry_s: Seconds = 0.2
@@ -196,6 +200,8 @@ class Service(Section, frozen=True):
     port: Port = 8000
     write_pool: Annotated[int, Meta(ge=1, le=200)] = 8
     read_pool: Annotated[int, Meta(ge=1, le=200)] = 8
+    worker_pool: Annotated[int, Meta(ge=1, le=20)] = 2
+    """Of the role for background work, for writes and for reads."""
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 3
     """Told to stop, it answers "not ready" for so long before it accepts no more."""
     shutdown_s: Annotated[float, Meta(ge=1, le=120)] = 10

@@ -58,7 +58,7 @@ class Metrics:
             ("pool", "reason"),
             registry=self.registry,
         )
-        for pool in ("write", "read"):
+        for pool in ("write", "read", "worker_write", "worker_read"):
             for reason in REASONS:
                 self.database_errors.labels(pool, reason)
         self.reads_behind = Counter(

@@ -18,6 +18,12 @@ Name (default; allowed) and meaning:
     WMS_DB_CONNECT_TIMEOUT_S (2; 2-30)              for each pooler
     WMS_DB_WRITE_POOL       (8; 1-200)              most connections for writes
     WMS_DB_READ_POOL        (8; 1-200)              most connections for reads
+    WMS_WORKER_USER         (wms_worker)            role of what the service does for all tenants: relay, jobs,
+                                                    warming, forgetting
+    WMS_WORKER_PASSWORD     (required)              its password
+    WMS_WORKER_WRITE_NAME   (wms_worker)            database name for its writes
+    WMS_WORKER_READ_NAME    (wms_worker_read)       database name for its reads
+    WMS_WORKER_POOL         (2; 1-20)               most connections for each of both
     WMS_READ_DEADLINE_MS    (2000; 100-600000)      a read is answered by then, with 503 if need be
     WMS_READ_ATTEMPT_MS     (700; 50-its deadline)  an attempt is given up by then and made again
     WMS_WRITE_DEADLINE_MS   (5000; 100-600000)      the same for a write
@@ -66,7 +72,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
@@ -95,6 +101,17 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Pools:
+    """A role's connections: databases' names at the poolers, and how many at most."""
+
+    database: DatabaseSettings
+    write_name: str
+    read_name: str
+    write_size: int
+    read_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class RedisSettings:
     """How the service reaches Redis Cluster; `nodes` are (host, port), empty without Redis; `ca` None: no TLS."""
 
@@ -115,11 +132,10 @@ class Settings:
     bind_port: int
     tls_cert: Path | None
     tls_key: Path | None
-    database: DatabaseSettings
-    write_name: str
-    read_name: str
-    write_pool: int
-    read_pool: int
+    app: Pools
+    """Of requests: the rows of one tenant at a time."""
+    worker: Pools
+    """Of the work for all tenants."""
     read_deadline_s: float
     read_attempt_s: float
     write_deadline_s: float
@@ -261,6 +277,28 @@ class _Reader:
             connect_timeout_s=self.integer("WMS_DB_CONNECT_TIMEOUT_S", 2, 2, 30),
         )
 
+    def app(self) -> Pools:
+        return Pools(
+            database=self.database(self.text("WMS_DB_USER", "wms_app"), "WMS_DB_PASSWORD"),
+            write_name=self.text("WMS_DB_WRITE_NAME", "wms"),
+            read_name=self.text("WMS_DB_READ_NAME", "wms_read"),
+            write_size=self.integer("WMS_DB_WRITE_POOL", 8, 1, 200),
+            read_size=self.integer("WMS_DB_READ_POOL", 8, 1, 200),
+        )
+
+    def worker(self, database: DatabaseSettings) -> Pools:
+        """Those of the worker, by the way of `database`."""
+        user = self.text("WMS_WORKER_USER", "wms_worker")
+        password = self.required("WMS_WORKER_PASSWORD", f"the password of the role {user}")
+        size = self.integer("WMS_WORKER_POOL", 2, 1, 20)
+        return Pools(
+            database=replace(database, user=user, password=password),
+            write_name=self.text("WMS_WORKER_WRITE_NAME", "wms_worker"),
+            read_name=self.text("WMS_WORKER_READ_NAME", "wms_worker_read"),
+            write_size=size,
+            read_size=size,
+        )
+
     def redis(self) -> RedisSettings:
         if not self.text("WMS_REDIS_NODES", ""):
             return RedisSettings()
@@ -283,6 +321,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     read = _Reader(environment)
     read_deadline_ms = read.integer("WMS_READ_DEADLINE_MS", 2000, 100, 600_000)
     write_deadline_ms = read.integer("WMS_WRITE_DEADLINE_MS", 5000, 100, 600_000)
+    app = read.app()
     settings = Settings(
         instance=read.text("WMS_INSTANCE", read.text("WMS_NODE", socket.gethostname())),
         zone=read.text("WMS_ZONE", "default"),
@@ -290,11 +329,8 @@ def load(environment: Mapping[str, str]) -> Settings:
         bind_port=read.integer("WMS_BIND_PORT", 8000, 1, 65535),
         tls_cert=read.file("WMS_TLS_CERT"),
         tls_key=read.file("WMS_TLS_KEY"),
-        database=read.database(read.text("WMS_DB_USER", "wms_app"), "WMS_DB_PASSWORD"),
-        write_name=read.text("WMS_DB_WRITE_NAME", "wms"),
-        read_name=read.text("WMS_DB_READ_NAME", "wms_read"),
-        write_pool=read.integer("WMS_DB_WRITE_POOL", 8, 1, 200),
-        read_pool=read.integer("WMS_DB_READ_POOL", 8, 1, 200),
+        app=app,
+        worker=read.worker(app.database),
         read_deadline_s=read_deadline_ms / 1000,
         read_attempt_s=read.seconds("WMS_READ_ATTEMPT_MS", min(700, read_deadline_ms), 50, read_deadline_ms),
         write_deadline_s=write_deadline_ms / 1000,

@@ -31,17 +31,17 @@ async def run(settings: Settings, what: warming.What, classify: bool) -> int:
     """Warm and print; returns the exit code."""
     # Nobody waits for an answer here: better slow than not filled.
     patient = replace(settings, redis=replace(settings.redis, timeout_s=PATIENCE_S))
-    services = Application(patient).services
-    await services.database.open()
-    services.redis.start()
+    application = Application(patient)
+    services = application.services
+    await application.connect()
     try:
         async with asyncio.timeout(CONNECT_S):
             while services.redis.configured and not services.redis.available:
                 await asyncio.sleep(0.05)
         if classify:
-            await events.classify_abc(services.database, warming.ABC_DAYS)
+            await events.classify_abc(application.worker, warming.ABC_DAYS)
             await asyncio.sleep(warming.SETTLE_S)
-        result = await warming.warm(services, what)
+        result = await warming.warm(services, application.worker, what)
     except TimeoutError:
         print("wms.warm: Redis is away: there is nothing to warm", file=sys.stderr)
         return 1
@@ -49,8 +49,7 @@ async def run(settings: Settings, what: warming.What, classify: bool) -> int:
         print(f"wms.warm: {error}", file=sys.stderr)
         return 1
     finally:
-        await services.redis.close()
-        await services.database.close()
+        await application.disconnect()
     print(msgspec.json.encode(result).decode())
     return 1 if result.failed else 0
 

@@ -5,6 +5,8 @@ Both poolers know both proxies, so the death of one HAProxy costs a reconnect an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stacks import topology
 from stacks.render import Probe, Process, Site, keeping, template
 from stacks.spec import Platform
@@ -46,11 +48,26 @@ def processes(platform: Platform, site: Site) -> list[Process]:
     ]
 
 
-def databases(platform: Platform) -> list[tuple[str, int, int]]:
-    """(name clients connect to, HAProxy port behind it, pool size)."""
-    name, pooler = platform.postgres.database, platform.pooler
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A name that clients connect to, the port of HAProxy behind it, and its pools' size for each user."""
+
+    name: str
+    port: int
+    size: int
+    reserve: int
+
+
+def databases(platform: Platform) -> list[Database]:
+    """For requests, for the service's background work, and one for each replica role."""
+    name, pooler, proxy = platform.postgres.database, platform.pooler, platform.proxy
     return [
-        (name, platform.proxy.write_port, pooler.write_pool),
-        (f"{name}_read", platform.proxy.read_port, pooler.read_pool),
-        *((f"{name}_{role.name}", role.port, pooler.role_pool) for role in platform.postgres.replica_roles),
+        Database(name, proxy.write_port, pooler.write_pool, pooler.reserve_pool),
+        Database(f"{name}_read", proxy.read_port, pooler.read_pool, pooler.reserve_pool),
+        Database(f"{name}_worker", proxy.write_port, pooler.worker_pool, 0),
+        Database(f"{name}_worker_read", proxy.read_port, pooler.worker_pool, 0),
+        *(
+            Database(f"{name}_{role.name}", role.port, pooler.role_pool, 0)
+            for role in platform.postgres.replica_roles
+        ),
     ]

@@ -44,6 +44,11 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                 "WMS_DB_CA": site.ca,
                 "WMS_DB_WRITE_POOL": str(service.write_pool),
                 "WMS_DB_READ_POOL": str(service.read_pool),
+                "WMS_WORKER_USER": "wms_worker",
+                "WMS_WORKER_PASSWORD": secret("postgres/worker"),
+                "WMS_WORKER_WRITE_NAME": f"{platform.postgres.database}_worker",
+                "WMS_WORKER_READ_NAME": f"{platform.postgres.database}_worker_read",
+                "WMS_WORKER_POOL": str(service.worker_pool),
                 # Long enough for a write to ride out a failover; reads have replicas and stay short.
                 "WMS_WRITE_DEADLINE_MS": str(round(platform.timeouts.service_s * 1000)),
                 "WMS_MAX_BODY_BYTES": str(platform.gateway.max_body_kb * 1024),

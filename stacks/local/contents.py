@@ -173,6 +173,8 @@ class Database:
             ),
             # Its rows are those of the tenant that the transaction names; it owns nothing and bypasses nothing.
             self._role("wms_app", "postgres/app", needs),
+            # What the service does for all tenants; it bypasses nothing either: some functions are all it has.
+            self._role("wms_worker", "postgres/worker", needs),
             self._role("wms_ops", "postgres/ops", needs, member_of=["pg_monitor"]),
             self._role("exporter", "postgres/exporter", needs, member_of=["pg_monitor"]),
         ]

@@ -269,13 +269,14 @@ def test_signing_out_ends_the_session(api: Client, tenants: list[Tenant]) -> Non
 
 
 def test_a_session_runs_out_and_is_forgotten(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
+    api: Client, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     user_id, name = api.user(tenants[0], "picker")
     token = api.signed_in(tenants[0], name)["refresh_token"]
     owner.execute("UPDATE sessions SET expires_at = now() - interval '25 h' WHERE user_id = %s", (user_id,))
     assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
-    assert value(app, "SELECT forget_sessions(100)") == 1
+    with db.connect("wms_worker") as worker:
+        assert value(worker, "SELECT forget_sessions(100)") == 1
     assert value(owner, "SELECT count(*) FROM sessions WHERE user_id = %s", user_id) == 0
 
 

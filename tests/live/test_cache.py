@@ -108,12 +108,13 @@ class Parts:
     """What an application is made of, without its server."""
 
     database: Database
+    worker: Database
     redis: Redis
     cache: Cache
     metrics: Metrics
 
     def relay(self, name: str) -> Relay:
-        return Relay(self.database, self.redis, self.cache, self.metrics.cache, name)
+        return Relay(self.worker, self.redis, self.cache, self.metrics.cache, name)
 
 
 @asynccontextmanager
@@ -122,8 +123,15 @@ async def parts(db: Servers, nodes: Cluster, timeout_ms: int = 2000) -> AsyncIte
     settings = load(db.environment() | nodes.environment() | {"WMS_REDIS_TIMEOUT_MS": str(timeout_ms)})
     metrics = Metrics("test", "test", "a")
     redis = Redis(settings.redis, metrics.cache)
-    made = Parts(Database(settings, metrics), redis, Cache(redis, metrics.cache), metrics)
+    made = Parts(
+        Database(settings, metrics, settings.app),
+        Database(settings, metrics, settings.worker, "worker_"),
+        redis,
+        Cache(redis, metrics.cache),
+        metrics,
+    )
     await made.database.open()
+    await made.worker.open()
     redis.start()
     try:
         async with asyncio.timeout(10):
@@ -133,6 +141,7 @@ async def parts(db: Servers, nodes: Cluster, timeout_ms: int = 2000) -> AsyncIte
     finally:
         await redis.close()
         await made.database.close()
+        await made.worker.close()
 
 
 def emit(connection: psycopg.Connection[Any], tenant: int, *codes: str) -> None:

@@ -36,7 +36,7 @@ PORT = 8000
 NUMBERS = count(1)
 CATALOGUE = 20_000
 WAREHOUSES_STEP = 4
-BACKGROUND = ("schema_migrations", "BEGIN", "COMMIT", "pg_current_wal", "forget_", "relay", "_job", "SET ")
+BACKGROUND = ("schema_migrations", "BEGIN", "COMMIT", "pg_current_wal", "SET ")
 LSN = "SELECT pg_current_wal_lsn()::text"
 Connection = psycopg.Connection[Any]
 

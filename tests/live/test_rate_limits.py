@@ -215,6 +215,7 @@ def service(folder: Path, address: str) -> Iterator[urllib3.HTTPConnectionPool]:
         "PYTHONPATH": str(ROOT),
         "WMS_BIND_ADDRESS": address,
         "WMS_DB_PASSWORD": "none",
+        "WMS_WORKER_PASSWORD": "none",
         "WMS_DB_SSLMODE": "disable",
         "WMS_DB_HOSTS": f"{ADDRESS}:9",
         "WMS_DRAIN_MS": "0",

@@ -569,7 +569,7 @@ def test_a_repeated_attempt_waits_for_its_own_first_one(
 
 
 def test_a_key_is_forgotten_after_24_hours(
-    service: Service, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
+    service: Service, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     sku = new_sku(owner, tenants[0])
     for key in ("old", "older"):
@@ -584,7 +584,8 @@ def test_a_key_is_forgotten_after_24_hours(
     assert (
         service.move(tenants[0], "receipt", key="old", sku=sku, to_location="A-1-1", quantity=2).status == 201
     )
-    assert value(app, "SELECT forget_idempotency_keys(100)") == 1
+    with db.connect("wms_worker") as worker:
+        assert value(worker, "SELECT forget_idempotency_keys(100)") == 1
     assert (
         value(owner, "SELECT string_agg(key, ',') FROM idempotency_keys WHERE key IN ('old', 'older')")
         == "old"
@@ -681,9 +682,10 @@ def test_a_revoked_key_opens_nothing_after_its_time(
     owner.execute(
         "INSERT INTO api_keys (tenant_id, key_hash, name) VALUES (%s, sha256('gone'), 't')", (tenants[0].id,)
     )
-    assert value(app, "SELECT tenant_of_api_key(sha256('gone'))") == tenants[0].id
+    asked = "SELECT tenant_id FROM principal_of_api_key(sha256('gone'))"
+    assert value(app, asked) == tenants[0].id
     owner.execute("UPDATE api_keys SET revoked_at = now() WHERE name = 't'")
-    assert value(app, "SELECT tenant_of_api_key(sha256('gone'))") is None
+    assert value(app, asked) is None
 
 
 # Cost
@@ -859,8 +861,9 @@ def test_a_service_before_its_migrations_says_so(
     monkeypatch.setattr(sys.modules[__name__], "SERVICE_ADDRESS", "127.43.9.4")
     address = f"{DATABASE_ADDRESS}:{5432}"
     early = Service(
-        db, tmp_path, WMS_DB_HOSTS=address, WMS_DB_WRITE_NAME="postgres", WMS_DB_READ_NAME="postgres"
-    )
+        db, tmp_path, WMS_DB_HOSTS=address, WMS_DB_WRITE_NAME="postgres", WMS_DB_READ_NAME="postgres",
+        WMS_WORKER_WRITE_NAME="postgres", WMS_WORKER_READ_NAME="postgres",
+    )  # fmt: skip
     try:
         until("up", lambda: early.state() == "degraded")
         until("schema", lambda: "schema_migrations" in str(early.get("/health/ready").json()["checks"]))
@@ -874,7 +877,15 @@ def test_a_service_before_its_migrations_says_so(
 def test_the_pooler_is_in_transaction_mode_and_serves_both_pools(db: Database, service: Service) -> None:
     with db.connect("wms_ops", database="pgbouncer", port=POOLER_PORT) as console:
         rows = psycopg.ClientCursor(console).execute("SHOW POOLS").fetchall()
-    modes = {row[0]: row[-1] for row in rows if row[1] == "wms_app"}
-    assert modes == {"wms": "transaction", "wms_read": "transaction"}
+    modes = {(row[1], row[0]): row[-1] for row in rows if row[1] in ("wms_app", "wms_worker")}
+    assert modes == dict.fromkeys(
+        (
+            ("wms_app", "wms"),
+            ("wms_app", "wms_read"),
+            ("wms_worker", "wms_worker"),
+            ("wms_worker", "wms_worker_read"),
+        ),
+        "transaction",
+    )
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", PORT), timeout=1)

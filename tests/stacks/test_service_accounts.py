@@ -1,4 +1,4 @@
-"""What the stack tells the service of signing keys, rate limits and gateways."""
+"""What the stack tells the service of database roles, signing keys, rate limits and gateways."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from typing import Any
 import pytest
 
 from stacks import render, spec
-from stacks.engines import service
+from stacks.engines import pgbouncer, service
 from tests.stacks.golden import SITE
 
 
 def environment(**values: Any) -> dict[str, str]:
     platform = spec.load("local", {"service": values})
     return dict(service.processes(platform, SITE)[0].environment)
+
+
+def test_the_work_for_all_tenants_has_a_role_a_secret_and_small_pools_of_its_own() -> None:
+    found = environment(worker_pool=4)
+    assert found["WMS_WORKER_USER"] != found["WMS_DB_USER"]
+    secrets = [render.secrets_in(found[f"WMS_{role}_PASSWORD"]) for role in ("DB", "WORKER")]
+    assert secrets == [{"postgres/app"}, {"postgres/worker"}]
+    platform = spec.load("local", {"pooler": {"worker_pool": 2}})
+    proxy = platform.proxy
+    pools = {db.name: (db.port, db.size, db.reserve) for db in pgbouncer.databases(platform)}
+    assert pools[found["WMS_WORKER_WRITE_NAME"]] == (proxy.write_port, 2, 0)
+    assert pools[found["WMS_WORKER_READ_NAME"]] == (proxy.read_port, 2, 0)
+    assert found["WMS_WORKER_POOL"] == "4"
 
 
 @pytest.mark.parametrize(("generation", "keys"), [(1, [1, 2]), (2, [2, 1, 3]), (9, [9, 8, 10])])

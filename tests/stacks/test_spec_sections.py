@@ -34,7 +34,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (
         "pools beyond the pooler",
         {"pooler": {"max_client_connections": 100}, "service": {"count": 6}},
-        "at least 106",
+        "at least 130",
     ),
     ("threads", {"edge": {"threads_min": 500}}, "edge.threads_min: found 500"),
     ("grace", {"edge": {"healthy_grace_s": 7200}}, "edge.healthy_grace_s: found 7200"),

@@ -26,6 +26,7 @@ PASSWORDS = {
     "postgres": "pw-super",
     "wms_owner": "pw-owner",
     "wms_app": "pw-app",
+    "wms_worker": "pw-worker",
     "wms_ops": "pw-ops",
     "wms_partitions": "pw-partitions",
 }
@@ -48,6 +49,8 @@ _POOLER = """
 [databases]
 wms = host={address} port=5432 dbname=wms
 wms_read = host={address} port=5432 dbname=wms
+wms_worker = host={address} port=5432 dbname=wms pool_size=3
+wms_worker_read = host={address} port=5432 dbname=wms pool_size=3
 [pgbouncer]
 listen_addr = {address}
 listen_port = 6432
@@ -95,7 +98,7 @@ class Database:
             file.write("host all all 127.0.0.0/8 scram-sha-256\n")
         self.start("postgres")
         with self.connect("postgres", database="postgres") as connection:
-            for role in ("wms_owner", "wms_app", "wms_ops", "wms_partitions"):
+            for role in ("wms_owner", "wms_app", "wms_worker", "wms_ops", "wms_partitions"):
                 connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORDS[role]}'".encode())
             # As stacks/local/contents.py makes them.
             connection.execute("ALTER ROLE wms_partitions NOINHERIT")
@@ -172,6 +175,7 @@ class Database:
         return {
             "WMS_DB_HOSTS": f"{self.address}:{POOLER_PORT}",
             "WMS_DB_PASSWORD": PASSWORDS["wms_app"],
+            "WMS_WORKER_PASSWORD": PASSWORDS["wms_worker"],
             "WMS_DB_CA": str(self.home / "ca.crt"),
             "WMS_OWNER_PASSWORD": PASSWORDS["wms_owner"],
         }

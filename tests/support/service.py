@@ -21,18 +21,8 @@ from tests.support.postgres import Database
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8000
 
-BACKGROUND = (
-    "probe",
-    "relay_",
-    "forget_",
-    "claim_job",
-    "finish_job",
-    "warm_",
-    "classify_",
-    "principal_of_api_key",
-    "tenant_of_api_key",
-)
-"""How statements begin that belong to no request, or to the first one with a key only."""
+BACKGROUND = ("probe", "principal_of_api_key")
+"""Statements of the role of requests that belong to no request, or to the first one with a key only."""
 _COUNT = re.compile(
     r'^wms_database_statement_duration_seconds_count\{pool="(\w+)",statement="(\w+)"\} ([0-9.e+]+)$',
     re.MULTILINE,
@@ -40,10 +30,10 @@ _COUNT = re.compile(
 
 
 def sent_by_requests(admin: psycopg.Connection[Any]) -> list[tuple[str, int]]:
-    """(query, calls) of the service's role since the last pg_stat_statements_reset, without its background."""
+    """(query, calls) of the role of requests since the last pg_stat_statements_reset, without the probes."""
     rows = admin.execute(
         "SELECT query, calls FROM pg_stat_statements WHERE userid = 'wms_app'::regrole "
-        "AND query !~ 'schema_migrations|relay_|forget_|_job|warm_|classify_'"
+        "AND query !~ 'schema_migrations'"
     ).fetchall()
     return [(query, calls) for query, calls in rows]
 
@@ -90,13 +80,13 @@ class Service:
         raise TimeoutError(f"the service is not ready:\n{self.log.read_text()[-3000:]}")
 
     def statements(self) -> Counter[tuple[str, str]]:
-        """(pool, statement) → how often it was sent, without those of BACKGROUND."""
+        """(pool, statement) → how often a request sent it: without the worker's, and those of BACKGROUND."""
         text = self.request("GET", "/metrics").data.decode()
         return Counter(
             {
                 (pool, name): int(float(number))
                 for pool, name, number in _COUNT.findall(text)
-                if not name.startswith(BACKGROUND)
+                if name not in BACKGROUND and not pool.startswith("worker")
             }
         )
 

@@ -115,8 +115,10 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         metrics = Metrics(VERSION, settings.instance, settings.zone)
-        database = Database(settings, metrics)
-        metrics.watch_pools(database.stats)
+        database = Database(settings, metrics, settings.app)
+        # No handler gets it: what it may call sees all tenants.
+        self.worker = Database(settings, metrics, settings.worker, "worker_")
+        metrics.watch_pools(lambda: database.stats() | self.worker.stats())
         redis = Redis(settings.redis, metrics.cache)
         cache = Cache(redis, metrics.cache, Near(settings.near_entries))
         self.services = Services(
@@ -137,10 +139,10 @@ class Application:
         )
         if redis.configured:
             self.services.checks["redis"] = UNSEEN
-        self._relay = Relay(database, redis, cache, metrics.cache, settings.instance)
+        self._relay = Relay(self.worker, redis, cache, metrics.cache, settings.instance)
         self._consumer = Consumer(redis, cache, metrics.cache)
         self.services.generation = self._consumer.generations.of
-        self._schedule = warming.Schedule(self.services)
+        self._schedule = warming.Schedule(self.services, self.worker)
         self._log = RequestLog(settings.access_log, settings.instance)
         # What the gateway asks is no part of the description: nobody else can.
         known = routes((*OPERATIONS, *session.OPERATIONS), self.services)
@@ -154,8 +156,7 @@ class Application:
 
     async def start(self) -> None:
         """Begin connecting and probing; the database may be away."""
-        await self.services.database.open()
-        self.services.redis.start()
+        await self.connect()
         self._relay.start()
         self._consumer.start()
         self._tasks = [
@@ -170,6 +171,16 @@ class Application:
                 asyncio.create_task(self._forever(self._probe_redis, self._settings.probe_interval_s)),
                 asyncio.create_task(self._forever(self._answer, warming.LOOK_S)),
             ]
+
+    async def connect(self) -> None:
+        """Begin connecting; the servers may be away."""
+        await asyncio.gather(self.services.database.open(), self.worker.open())
+        self.services.redis.start()
+
+    async def disconnect(self) -> None:
+        """Close all connections."""
+        await self.services.redis.close()
+        await asyncio.gather(self.services.database.close(), self.worker.close())
 
     def drain(self) -> None:
         """From now on readiness says 503 and kept connections are closed with their next answer."""
@@ -192,8 +203,7 @@ class Application:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._relay.close()
         await self._consumer.close()
-        await self.services.redis.close()
-        await self.services.database.close()
+        await self.disconnect()
         self._log.flush()
 
     async def _forever(self, step: Callable[[], Awaitable[None]], interval_s: float) -> None:
@@ -236,11 +246,11 @@ class Application:
         await warming.look_for_requests(self._schedule)
 
     async def _forget(self) -> None:
-        while await forget_idempotency_keys(self.services.database) == FORGET_BATCH:
+        while await forget_idempotency_keys(self.worker) == FORGET_BATCH:
             await asyncio.sleep(0.1)
-        while await forget_sessions(self.services.database) == SESSION_BATCH:
+        while await forget_sessions(self.worker) == SESSION_BATCH:
             await asyncio.sleep(0.1)
-        await forget_events(self.services.database)
+        await forget_events(self.worker)
 
     async def _flush(self) -> None:
         self._log.flush()

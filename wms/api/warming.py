@@ -18,7 +18,7 @@ import msgspec
 from wms.api import cached
 from wms.api.operation import Services
 from wms.store import events
-from wms.store.database import Unavailable
+from wms.store.database import Database, Unavailable
 from wms.store.redis import RedisUnavailable
 
 _logger = logging.getLogger("wms.warm")
@@ -54,12 +54,15 @@ class Warmed(msgspec.Struct, frozen=True):
     took_s: float
 
 
-async def warm(services: Services, what: What) -> Warmed:
-    """Make sure that the entries of `what` are in the cache. Raises Unavailable when not even the list can be read."""
+async def warm(services: Services, worker: Database, what: What) -> Warmed:
+    """Make sure that the entries of `what` are in the cache; `worker` tells of which tenants they are.
+
+    Raises Unavailable when not even the list can be read.
+    """
     started = monotonic()
     work: list[Callable[[], Awaitable[object]]] = []
     if what != "skus":
-        places = await events.warehouses(services.database)
+        places = await events.warehouses(worker)
         tenants = sorted({tenant for tenant, _warehouse in places})
         if what in ("configuration", "all"):
             work += [lambda t=tenant: cached.configuration(services, t) for tenant in tenants]  # type: ignore[misc]
@@ -71,7 +74,7 @@ async def warm(services: Services, what: What) -> Warmed:
                 if warehouse is not None
             ]
     if what in ("skus", "all"):
-        for tenant, code in await events.likely_skus(services.database, RECENT_HOURS, TOP_SKUS):
+        for tenant, code in await events.likely_skus(worker, RECENT_HOURS, TOP_SKUS):
             work.append(lambda t=tenant, c=code: cached.stock(services, t, c))  # type: ignore[misc]
             work.append(lambda t=tenant, c=code: cached.sku(services, t, c))  # type: ignore[misc]
     failed = await _all(work)
@@ -101,16 +104,17 @@ async def _all(work: Iterable[Callable[[], Awaitable[object]]]) -> int:
 class Schedule:
     """The jobs of one process, and when they are due for all processes together."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, worker: Database) -> None:
         self._services = services
+        self._worker = worker
         self._fresh = True
 
     async def check(self) -> None:
         """Do what is due. Raises Unavailable."""
         if self._fresh:
-            await self._job(START, START_S, lambda: warm(self._services, "all"))
+            await self._job(START, START_S, lambda: self._warm("all"))
             self._fresh = False
-        await self._job(CONFIGURATION, HOUR_S, lambda: warm(self._services, "configuration"))
+        await self._job(CONFIGURATION, HOUR_S, lambda: self._warm("configuration"))
         await self._job(CLASSIFICATION, DAY_S, self._classify)
 
     async def answer(self) -> None:
@@ -125,23 +129,26 @@ class Schedule:
         except msgspec.ValidationError:
             _logger.warning("somebody asked to warm something unknown")
             return
-        result = await warm(self._services, what)
+        result = await self._warm(what)
         _logger.info("warmed %s on demand: %d entries in %.1f s", what, result.entries, result.took_s)
         await self._services.redis.set(RESULT, msgspec.json.encode(result), RESULT_TTL_S)
 
     async def _classify(self) -> None:
-        changed = await events.classify_abc(self._services.database, ABC_DAYS)
+        changed = await events.classify_abc(self._worker, ABC_DAYS)
         _logger.info("ABC classes: %d SKUs changed", changed)
         await asyncio.sleep(SETTLE_S)
-        await warm(self._services, "skus")
+        await self._warm("skus")
+
+    async def _warm(self, what: What) -> Warmed:
+        return await warm(self._services, self._worker, what)
 
     async def _job(self, name: str, every_s: int, work: Callable[[], Awaitable[object]]) -> None:
-        database, instance = self._services.database, self._services.settings.instance
-        if not await events.claim_job(database, name, instance, every_s, CLAIM_S):
+        worker, instance = self._worker, self._services.settings.instance
+        if not await events.claim_job(worker, name, instance, every_s, CLAIM_S):
             return
         started = monotonic()
         await work()
-        await events.finish_job(database, name, instance)
+        await events.finish_job(worker, name, instance)
         _logger.info("%s done in %.1f s", name, monotonic() - started)
 
 

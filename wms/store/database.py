@@ -1,4 +1,4 @@
-"""Two pools, one statement per call, every call inside a deadline.
+"""Two pools of a role, one statement per call, every call inside a deadline.
 
 Connections are in autocommit and every statement is a transaction of its own: with PgBouncer in transaction
 mode a call is one round trip and occupies a server for no longer than it runs. Prepared statements are off,
@@ -23,7 +23,7 @@ from psycopg import AsyncClientCursor, AsyncConnection, OperationalError
 from psycopg_pool import AsyncConnectionPool
 
 from wms.metrics import Metrics
-from wms.settings import Settings
+from wms.settings import DatabaseSettings, Pools, Settings
 from wms.store.conninfo import conninfo
 from wms.store.retry import AttemptTimeout, delay_s, not_migrated, reason
 
@@ -77,17 +77,25 @@ class _Connection(AsyncConnection[Row]):
 
 
 class Database:
-    """Reads go to the read pool (replicas), writes to the write pool (the primary)."""
+    """Reads go to the read pool (replicas), writes to the write pool (the primary).
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    `pools` are those of a role; `prefix` is what the names of its pools begin with in metrics.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, pools: Pools, prefix: str = "") -> None:
         self._metrics = metrics
+        self._names: dict[Role, str] = {"write": f"{prefix}write", "read": f"{prefix}read"}
         self._limits: dict[Role, Limits] = {
             "read": Limits(settings.read_deadline_s, settings.read_attempt_s),
             "write": Limits(settings.write_deadline_s, settings.write_attempt_s),
         }
         self._pools: dict[Role, AsyncConnectionPool[_Connection]] = {
-            "write": _pool("write", settings, settings.write_name, settings.write_pool),
-            "read": _pool("read", settings, settings.read_name, settings.read_pool),
+            "write": _pool(
+                self._names["write"], settings.instance, pools.database, pools.write_name, pools.write_size
+            ),
+            "read": _pool(
+                self._names["read"], settings.instance, pools.database, pools.read_name, pools.read_size
+            ),
         }
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -102,7 +110,7 @@ class Database:
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Numbers of each pool, for metrics."""
-        return {name: dict(pool.get_stats()) for name, pool in self._pools.items()}
+        return {self._names[role]: dict(pool.get_stats()) for role, pool in self._pools.items()}
 
     async def read(
         self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
@@ -170,7 +178,7 @@ class Database:
         except (psycopg.Error, AttemptTimeout) as error:
             why = reason(error)
             if why is not None:
-                self._metrics.database_errors.labels(role, why).inc()
+                self._metrics.database_errors.labels(self._names[role], why).inc()
             raise Unavailable(_text(error), 1) from error
 
     async def _call(
@@ -198,7 +206,7 @@ class Database:
                 if found is None:
                     raise
                 why, detail = found, _text(error)
-            self._metrics.database_errors.labels(role, why).inc()
+            self._metrics.database_errors.labels(self._names[role], why).inc()
             pause = delay_s(attempt, random.random())
             attempt += 1
             if monotonic() + pause >= deadline:
@@ -221,7 +229,7 @@ class Database:
         except TimeoutError:
             raise AttemptTimeout(f"no answer within {timeout_s:.1f} s") from None
         finally:
-            self._metrics.statement(name, role, monotonic() - started)
+            self._metrics.statement(name, self._names[role], monotonic() - started)
 
     async def _borrow(self, role: Role, run: Callable[[_Connection], Awaitable[T]], timeout_s: float) -> T:
         pool = self._pools[role]
@@ -281,12 +289,14 @@ def _unless_behind(
     return run
 
 
-def _pool(role: Role, settings: Settings, database: str, size: int) -> AsyncConnectionPool[_Connection]:
+def _pool(
+    name: str, instance: str, login: DatabaseSettings, database: str, size: int
+) -> AsyncConnectionPool[_Connection]:
     return AsyncConnectionPool(
-        conninfo(settings.database, database, f"wms-{role}/{settings.instance}"),
+        conninfo(login, database, f"wms-{name}/{instance}"),
         connection_class=_Connection,
-        kwargs={"password": settings.database.password, "autocommit": True, "prepare_threshold": None},
-        name=role,
+        kwargs={"password": login.password, "autocommit": True, "prepare_threshold": None},
+        name=name,
         min_size=1,
         max_size=size,
         open=False,

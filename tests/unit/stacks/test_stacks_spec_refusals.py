@@ -122,6 +122,13 @@ RULES: list[tuple[str, dict[str, Any], str, str, str]] = [
         "each name once",
     ),
     (
+        "a role that is called as a pool of the service",
+        {"postgres": {"replica_roles": [{"name": "worker", "port": 5002}]}},
+        "postgres.replica_roles",
+        "found 'worker'",
+        "another name",
+    ),
+    (
         "reads on the write port",
         {"proxy": {"read_port": 5000}},
         "proxy.read_port",
@@ -179,24 +186,24 @@ RULES: list[tuple[str, dict[str, Any], str, str, str]] = [
     ),
     (
         "too few connections",
-        {"postgres": {"max_connections": 147}},
+        {"postgres": {"max_connections": 159}},
         "postgres.max_connections",
-        "found 147",
-        "at least 148 (write pools 60, read pools 40, role pools 30",
+        "found 159",
+        "at least 160 (write pools 60, read pools 40, role pools 30, worker pools 12",
     ),
     (
         "pools that outgrow the server",
         {"pooler": {"write_pool": 60}},
         "postgres.max_connections",
         "found 200",
-        "at least 218 (write pools 130",
+        "at least 230 (write pools 130",
     ),
     (
         "another proxy with pools of its own",
         {"proxy": {"count": 4}},
         "postgres.max_connections",
         "found 200",
-        "at least 278",
+        "at least 302",
     ),
     (
         "lease shorter than its renewal",
@@ -262,7 +269,7 @@ def test_the_error_names_file_key_found_and_allowed(
 @pytest.mark.parametrize(
     "values",
     [
-        {"postgres": {"max_connections": 148}},
+        {"postgres": {"max_connections": 160}},
         {"timeouts": {"lock_s": 9.9}},
         {"patroni": {"loop_wait_s": 10}},
         {"etcd": {"heartbeat_ms": 200}},

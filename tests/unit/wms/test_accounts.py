@@ -178,7 +178,7 @@ def test_without_keys_no_token_is_made_or_taken(tokens: Tokens) -> None:
 
 # Settings
 
-LEAST = {"WMS_DB_PASSWORD": "x", "WMS_DB_SSLMODE": "disable"}
+LEAST = {"WMS_DB_PASSWORD": "x", "WMS_WORKER_PASSWORD": "y", "WMS_DB_SSLMODE": "disable"}
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ def test_without_redis_every_call_is_refused_at_once() -> None:
 
 
 def test_the_settings_of_redis_are_read_and_checked() -> None:
-    base = {"WMS_DB_PASSWORD": "x", "WMS_DB_SSLMODE": "disable"}
+    base = {"WMS_DB_PASSWORD": "x", "WMS_WORKER_PASSWORD": "y", "WMS_DB_SSLMODE": "disable"}
     assert load(base).redis == RedisSettings()
     found = load(base | {"WMS_REDIS_NODES": "a:1,b", "WMS_REDIS_PASSWORD": "secret-word"}).redis
     assert found.nodes == (("a", 1), ("b", 6379)) and found.timeout_s == 0.1

@@ -56,7 +56,14 @@ class Harness:
     """The application over a fake database; its log goes to a pipe."""
 
     def __init__(self) -> None:
-        settings = load({"WMS_DB_PASSWORD": "x", "WMS_DB_SSLMODE": "disable", "WMS_BODY_TIMEOUT_MS": "100"})
+        settings = load(
+            {
+                "WMS_DB_PASSWORD": "x",
+                "WMS_WORKER_PASSWORD": "y",
+                "WMS_DB_SSLMODE": "disable",
+                "WMS_BODY_TIMEOUT_MS": "100",
+            }
+        )
         self.database = FakeDatabase()
         self.services = Services(
             settings=settings,

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from wms import settings
 from wms.settings import SettingsError, load, load_owner
 
 ROOT = Path(__file__).resolve().parents[3]
-LEAST = {"WMS_DB_PASSWORD": "secret-word", "WMS_DB_SSLMODE": "disable"}
+LEAST = {"WMS_DB_PASSWORD": "secret-word", "WMS_WORKER_PASSWORD": "other-word", "WMS_DB_SSLMODE": "disable"}
 
 
 def wrong(**variables: str) -> str:
@@ -23,13 +24,17 @@ def wrong(**variables: str) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_need_only_a_password_and_a_ca(tmp_path: Path) -> None:
+def test_the_defaults_need_only_passwords_and_a_ca(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").touch()
-    found = load({"WMS_DB_PASSWORD": "x", "WMS_DB_CA": str(tmp_path / "ca.crt"), "WMS_NODE": "app-1"})
+    passwords = {"WMS_DB_PASSWORD": "x", "WMS_WORKER_PASSWORD": "y"}
+    found = load({**passwords, "WMS_DB_CA": str(tmp_path / "ca.crt"), "WMS_NODE": "app-1"})
     assert found.instance == "app-1"
-    assert found.database.sslmode == "verify-ca"
-    assert found.database.hosts == (("127.0.0.1", 6432),)
-    assert (found.read_name, found.write_name) == ("wms_read", "wms")
+    app, worker = found.app, found.worker
+    assert app.database.sslmode == "verify-ca"
+    assert app.database.hosts == (("127.0.0.1", 6432),)
+    assert (app.database.user, app.read_name, app.write_name) == ("wms_app", "wms_read", "wms")
+    assert (worker.read_name, worker.write_name) == ("wms_worker_read", "wms_worker")
+    assert worker.database == replace(app.database, user="wms_worker", password="y")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,7 @@ def test_the_defaults_need_only_a_password_and_a_ca(tmp_path: Path) -> None:
         ("WMS_BIND_PORT", "0", "a whole number from 1 to 65535"),
         ("WMS_BIND_PORT", "1_0", "a whole number"),
         ("WMS_DB_WRITE_POOL", "-3", "a whole number from 1 to 200"),
+        ("WMS_WORKER_POOL", "21", "a whole number from 1 to 20"),
         ("WMS_DB_HOSTS", "a:1,b:99999", "host or host:port"),
         ("WMS_DB_HOSTS", ",", "host or host:port"),
         ("WMS_DB_SSLMODE", "prefer", "disable, require, verify-ca, verify-full"),
@@ -54,10 +60,11 @@ def test_a_wrong_value_names_variable_found_and_allowed(name: str, value: str, a
 
 
 def test_all_wrong_values_are_told_at_once() -> None:
-    text = wrong(WMS_BIND_PORT="x", WMS_DB_PASSWORD="", WMS_DB_SSLMODE="verify-ca")
+    text = wrong(WMS_BIND_PORT="x", WMS_DB_PASSWORD="", WMS_WORKER_PASSWORD="", WMS_DB_SSLMODE="verify-ca")
     assert {line.partition(":")[0] for line in text.splitlines()} == {
         "WMS_BIND_PORT",
         "WMS_DB_PASSWORD",
+        "WMS_WORKER_PASSWORD",
         "WMS_DB_CA",
     }
 
