@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from stacks.local.program import ROOT
+from tests.support import isolation
 from tests.support.platform import Live, eventually
 from wmsctl.clients.http import Http, tls
 from wmsctl.clients.prometheus import endpoint_client
@@ -180,6 +181,24 @@ def test_logins_use_scram_everywhere(platform: Live) -> None:
         "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolpassword NOT LIKE 'SCRAM-SHA-256$%%'",
     )
     assert found == [], "roles whose password is not kept as SCRAM"
+
+
+def test_h2_the_services_roles_may_do_on_the_platform_what_they_may_in_the_tests(platform: Live) -> None:
+    """Schemas of operations and of the pooler are here too, and the password of each role is its own."""
+    postgres = platform.inventory.postgres
+    (leader,) = [member for member in postgres.members if member.node == platform.leader()]
+    root = {"user": "postgres", "secret": "postgres/superuser"}
+    with connect(platform, leader.address, leader.port, **root) as connection:
+        assert isolation.run_as_owner(connection, "wms_app") == set(isolation.OPEN_AS_OWNER)
+        assert isolation.run_as_owner(connection, "wms_worker") == isolation.OF_THE_WORKER
+        assert isolation.standing(connection, "wms_app")[:3] == (False, 0, 0)
+        assert isolation.standing(connection, "wms_worker") == (False, 0, 0, 0)
+    pooler = platform.inventory.pools.poolers[0]
+    worker = {"user": "wms_worker", "database": f"{platform.inventory.pools.write_database}_worker"}
+    with connect(platform, pooler.address, pooler.port, **worker, secret="postgres/worker") as connection:
+        assert connection.execute("SELECT count(*) FROM warm_warehouses()").fetchone() is not None
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        connect(platform, pooler.address, pooler.port, **worker, secret="postgres/app")
 
 
 def test_wrong_passwords_and_the_superuser_do_not_pass_the_pooler(platform: Live) -> None:
