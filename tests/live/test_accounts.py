@@ -29,6 +29,8 @@ SERVICE_ADDRESS = "127.43.23.2"
 PASSWORD = "correct horse battery"
 SECRETS = {"old": "a" * 32, "new": "b" * 40}
 NUMBERS = count(1)
+ENDS_WITHIN_S = 4.0
+"""Of a credential that ended before its time: POLL_S with its jitter, and a loaded machine."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ class Client:
             "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
             "WMS_PROBE_INTERVAL_MS": "200",
             "WMS_DRAIN_MS": "0",
-            "WMS_API_KEY_TTL_S": "0",
             "WMS_JWT_KEYS": f"new:{SECRETS['new']},old:{SECRETS['old']}",
             "WMS_RATE_SIGN_IN": "1000",
             "WMS_RATE_ANONYMOUS": "1000",
@@ -312,6 +313,150 @@ def test_a_key_for_a_frontend_can_sign_in_and_nothing_else(
     assert (answer.status, answer.headers["ratelimit-limit"]) == (200, "1000")
 
 
+# API keys
+
+
+def test_a_key_is_made_shown_once_used_and_revoked(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    tenant = tenants[0]
+    body = {"name": "leitor 3", "role": "viewer"}
+    made = api.call("POST", "/api/v1/api-keys", tenant.key, body, Idempotency_Key="key-made")
+    again = api.call("POST", "/api/v1/api-keys", tenant.key, body, Idempotency_Key="key-made")
+    assert (made.status, again.status) == (201, 201)
+    key, number = made.json()["key"], made.json()["api_key_id"]
+    assert again.json() == made.json() | {"key": None}
+    kept = owner.execute(
+        "SELECT row_to_json(k)::text FROM api_keys k UNION ALL SELECT answer::text FROM idempotency_keys"
+    )
+    assert not any(key in row[0] for row in kept.fetchall())
+
+    assert api.call("GET", "/api/v1/configuration", key).status == 200
+    assert api.call("GET", "/api/v1/api-keys", key).status == 403
+    listed = {
+        entry["api_key_id"]: entry for entry in api.call("GET", "/api/v1/api-keys", tenant.key).json()["data"]
+    }
+    assert listed[number] == {name: value for name, value in made.json().items() if name != "key"}
+    assert listed[number]["created_by"].startswith("key:") and key not in str(listed)
+
+    for _ in range(2):
+        revoked = api.call("DELETE", f"/api/v1/api-keys/{number}", tenant.key)
+        assert revoked.status == 200 and revoked.json()["revoked_at"] is not None
+    until("revoked", lambda: api.call("GET", "/api/v1/configuration", key).status == 401, ENDS_WITHIN_S)
+    assert api.call("DELETE", "/api/v1/api-keys/999999", tenant.key).status == 404
+    events = "SELECT string_agg(type, ',' ORDER BY event_id) FROM outbox WHERE entity = 'api_key' AND identifier = %s"
+    assert value(owner, events, str(number)) == "api_key.created,api_key.revoked"
+
+
+def test_a_key_that_was_revoked_elsewhere_is_refused_in_a_moment(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    """As by another process; this one had believed it for another half minute."""
+    made = api.call("POST", "/api/v1/api-keys", tenants[0].key, {"name": "x", "role": "viewer"}).json()
+    assert api.call("GET", "/api/v1/configuration", made["key"]).status == 200
+    owner.execute("UPDATE api_keys SET revoked_at = now() WHERE api_key_id = %s", (made["api_key_id"],))
+    until(
+        "revoked", lambda: api.call("GET", "/api/v1/configuration", made["key"]).status == 401, ENDS_WITHIN_S
+    )
+
+
+# Ends of sessions
+
+
+def test_who_is_put_out_is_out_in_a_moment_and_let_in_again(
+    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+) -> None:
+    tenant = tenants[0]
+    user_id, name = api.user(tenant, "viewer")
+    signed = [api.signed_in(tenant, name) for _ in range(2)]
+    target = f"/api/v1/users/{user_id}/active"
+    out = api.call("PUT", target, tenant.key, {"active": False})
+    assert (out.status, out.json()["active"], out.json()["permissions"]) == (200, False, [])
+    assert api.call("PUT", target, tenant.key, {"active": False}).status == 200, "twice is once"
+    body = {"username": name, "password": PASSWORD}
+    assert api.call("POST", "/api/v1/tokens", tenant.key, body).status == 401
+    for session in signed:
+        refreshed = {"refresh_token": session["refresh_token"]}
+        assert api.call("POST", "/api/v1/tokens/refresh", body=refreshed).status == 401
+        token = session["access_token"]
+        until("out", lambda t=token: reason(api, t) == "session-ended", ENDS_WITHIN_S)  # type: ignore[misc]
+    reasons = owner.execute(
+        "SELECT DISTINCT end_reason FROM sessions WHERE user_id = %s", (user_id,)
+    ).fetchall()
+    assert reasons == [("deactivated",)]
+    events = "SELECT count(*) FROM outbox WHERE type = 'user.changed' AND identifier = %s"
+    assert value(owner, events, str(user_id)) == 2, "made, and put out once"
+
+    back = api.call("PUT", target, tenant.key, {"active": True})
+    assert back.json()["active"] and back.json()["permissions"]
+    assert reason(api, signed[0]["access_token"]) == "session-ended", "old sessions stay ended"
+    assert reason(api, api.signed_in(tenant, name)["access_token"]) == ""
+    assert api.call("PUT", "/api/v1/users/999999/active", tenant.key, {"active": False}).status == 404
+
+
+def test_a_changed_password_ends_the_other_sessions(api: Client, tenants: list[Tenant]) -> None:
+    tenant = tenants[0]
+    user_id, name = api.user(tenant, "viewer")
+    own, other = api.signed_in(tenant, name), api.signed_in(tenant, name)
+    target, new = f"/api/v1/users/{user_id}/password", "another good long one"
+    wrong = {"old_password": "not the one at all", "new_password": new}
+    assert api.call("PUT", target, own["access_token"], wrong).status == 422
+    body = {"old_password": PASSWORD, "new_password": new}
+    assert api.call("PUT", target, tenant.key, body).status == 403
+    changed = api.call("PUT", target, own["access_token"], body)
+    assert (changed.status, changed.json()) == (200, {"sessions_ended": 1})
+    until("ended", lambda: reason(api, other["access_token"]) == "session-ended", ENDS_WITHIN_S)
+    assert reason(api, own["access_token"]) == ""
+    for session, status in ((own, 201), (other, 401)):
+        refreshed = api.call(
+            "POST", "/api/v1/tokens/refresh", body={"refresh_token": session["refresh_token"]}
+        )
+        assert refreshed.status == status
+    for password, status in ((PASSWORD, 401), (new, 201)):
+        signed = api.call("POST", "/api/v1/tokens", tenant.key, {"username": name, "password": password})
+        assert signed.status == status
+
+
+def test_signing_out_ends_the_access_token_too(api: Client, tenants: list[Tenant]) -> None:
+    _, name = api.user(tenants[0], "picker")
+    signed = api.signed_in(tenants[0], name)
+    out = {"refresh_token": signed["refresh_token"]}
+    assert api.call("POST", "/api/v1/tokens/revoke", body=out).status == 200
+    until("out", lambda: reason(api, signed["access_token"]) == "session-ended", ENDS_WITHIN_S)
+
+
+def test_a_sign_in_that_is_overtaken_opens_no_session(
+    db: Database,
+    api: Client,
+    tenants: list[Tenant],
+    owner: psycopg.Connection[Any],
+    app: psycopg.Connection[Any],
+) -> None:
+    """Between the check of the password and the session somebody puts the user out, or changes the password."""
+    user_id, _ = api.user(tenants[0], "viewer")
+    stored = value(owner, "SELECT password_hash FROM users WHERE user_id = %s", user_id)
+    opened = "SELECT outcome FROM open_session(%s, %s, %s, sha256(%s), 'authenticated', 60)"
+
+    def open_(password: str, token: str) -> Any:
+        return value(app, opened, tenants[0].id, user_id, password, token)
+
+    assert open_(stored, "a") == "done"
+    assert open_(stored.replace("$", "$x", 1), "b") == "unknown_user"
+    with db.connect("wms_owner") as other, other.transaction(), ThreadPoolExecutor(1) as pool:
+        other.execute("UPDATE users SET active = false WHERE user_id = %s", (user_id,))
+        waiting = pool.submit(open_, stored, "c")
+        time.sleep(0.3)
+        assert not waiting.done(), "it waits for what is about to be"
+        other.execute("COMMIT; BEGIN")
+        assert waiting.result(5) == "unknown_user"
+
+
+def reason(api: Client, token: str) -> str:
+    """Why a token is refused; empty when it is not."""
+    answer = api.call("GET", "/api/v1/configuration", token)
+    return "" if answer.status == 200 else str(answer.json()["errors"][0]["detail"])
+
+
 # Configuration
 
 
@@ -415,7 +560,10 @@ def test_h2_the_services_own_role_sees_and_changes_rows_of_its_tenant_only(
         f"INSERT INTO user_roles (tenant_id, user_id, role) VALUES ({other.id}, {user_id}, 'administrator')",
         f"INSERT INTO configuration (tenant_id, key, value, updated_by) VALUES ({other.id}, 'x', '1', 'x')",
         "SELECT * FROM api_keys",
-        "UPDATE users SET password_hash = 'scrypt$'",
+        "UPDATE users SET username = 'x'",
+        "SELECT key_hash FROM api_keys",
+        "UPDATE api_keys SET role = 'administrator'",
+        "DELETE FROM api_keys",
         "UPDATE user_roles SET role = 'administrator'",
         "DELETE FROM sessions",
         "DELETE FROM refresh_tokens",

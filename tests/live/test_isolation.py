@@ -46,7 +46,7 @@ MADE_UP: dict[str, Any] = {
     "sku": "NOBODYS-SKU", "location": "NOBODYS-PLACE", "from_location": "NOBODYS-PLACE",
     "to_location": "NOBODYS-OTHER", "customer": "NOBODYS-CUSTOMER", "order_number": "NOBODYS-ORDER",
     "receipt_number": "NOBODYS-RECEIPT", "shipment_number": "NOBODYS-SHIPMENT", "username": "nobody",
-    "key": "nobodys.key", "cursor_after": OMIT,
+    "key": "nobodys.key", "api_key_id": 987654308, "cursor_after": OMIT,
 }  # fmt: skip
 """Every field that identifies something of a tenant, with what is nobody's."""
 
@@ -59,6 +59,7 @@ OTHERS: dict[str, Any] = {
     "quantity": 1, "change": 1, "expected": 1, "line_number": 1, "priority": 5, "unit_price": "1.00",
     "reference": "walk", "supplier": "walk", "carrier": "walk", "tracking_code": "walk", "display_name": "walk",
     "value": 1, "password": PASSWORD, "roles": ["viewer"],
+    "name": "walk", "role": "viewer", "active": False, "old_password": PASSWORD, "new_password": PASSWORD + "!",
     # A credential, and no identifier: who has it is who it was given to.
     "refresh_token": "wmsr_" + "x" * 43,
 }  # fmt: skip
@@ -212,6 +213,7 @@ def furnished(wms: Service, owner: Connection, name: str) -> Tenant:
         for person in people
     ]
     signed = post("tokens", username=people[0], password=PASSWORD)
+    spare = post("api-keys", name=secret, role="viewer")
     entries = named("key")
     for entry in entries:
         asked(wms, "PUT", f"configuration/{entry}", key, {"value": secret}, {"If-None-Match": "*"})
@@ -220,7 +222,8 @@ def furnished(wms: Service, owner: Connection, name: str) -> Tenant:
         "task_id": tasks[0], "shipment_id": shipment["id"], "user_id": user["user_id"], "sku": skus[0],
         "location": places[0], "from_location": places[0], "to_location": places[1], "customer": customers[0],
         "order_number": f"order-of-{tenant}-0", "receipt_number": named("receipt")[0],
-        "shipment_number": named("shipment")[0], "username": people[0], "key": entries[0], "cursor_after": OMIT,
+        "shipment_number": named("shipment")[0], "api_key_id": spare["api_key_id"], "username": people[0],
+        "key": entries[0], "cursor_after": OMIT,
     }  # fmt: skip
     assert words.keys() == MADE_UP.keys()
     return Tenant(tenant, key, signed["access_token"], words)
@@ -416,9 +419,10 @@ def test_h2_the_role_of_requests_sees_and_changes_no_row_of_another_tenant_in_an
                 row = one(
                     admin, f"SELECT row_to_json(t) FROM {table} t WHERE tenant_id = %s LIMIT 1", theirs.id
                 )
+                names = ", ".join(isolation.insertable(admin, "wms_app", table))
                 with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
                     run(
-                        f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM "
+                        f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM "
                         f"json_populate_record(NULL::{table}, %s::json) RETURNING 1",
                         json.dumps(row),
                     )

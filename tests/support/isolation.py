@@ -18,6 +18,7 @@ OPEN_AS_OWNER = {
 
 OF_THE_WORKER = {
     "claim_job(text,text,integer,integer)",
+    "ended_credentials(double precision)",
     "classify_abc(integer)",
     "finish_job(text,text)",
     "forget_events(integer,integer)",
@@ -84,12 +85,14 @@ def tables(connection: Connection) -> dict[str, bool]:
 
 
 def granted(connection: Connection, role: str, table: str) -> tuple[set[str], list[str]]:
-    """(what `role` may do with the table as a whole, columns that it may update)."""
-    kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+    """(what `role` may do with the table or with a column of it, columns that it may update)."""
     found = {
         kind
-        for kind in kinds
-        if connection.execute("SELECT has_table_privilege(%s, %s, %s)", (role, table, kind)).fetchone()
+        for kind, question in (
+            *((kind, "has_any_column_privilege") for kind in ("SELECT", "INSERT", "UPDATE", "REFERENCES")),
+            *((kind, "has_table_privilege") for kind in ("DELETE", "TRUNCATE", "TRIGGER")),
+        )
+        if connection.execute(f"SELECT {question}(%s, %s, %s)".encode(), (role, table, kind)).fetchone()
         == (True,)
     }
     columns = connection.execute(
@@ -98,6 +101,16 @@ def granted(connection: Connection, role: str, table: str) -> tuple[set[str], li
         (table, role),
     ).fetchall()
     return found, [row[0] for row in columns]
+
+
+def insertable(connection: Connection, role: str, table: str) -> list[str]:
+    """The columns that `role` may give a value to in a new row."""
+    rows = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
+        "AND has_column_privilege(%s, attrelid, attnum, 'INSERT') ORDER BY attnum",
+        (table, role),
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def digests(connection: Connection, tenant: int) -> dict[str, tuple[int, str]]:

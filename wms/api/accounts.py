@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +14,7 @@ from wms.api.authentication import forbidden
 from wms.api.conditional import CachePolicy
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
-from wms.api.passwords import hashed
+from wms.api.passwords import check_new, count_guess, hashed, matches
 from wms.api.problem import Problem, wrong_field
 from wms.api.stock import Id
 from wms.cache import keys
@@ -33,6 +34,8 @@ Username = Annotated[
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Password = Annotated[str, Meta(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
+GivenPassword = Annotated[str, Meta(min_length=1, max_length=MAX_LENGTH)]
+"""One to be compared: rules for new ones may have changed since it was set."""
 Role = Literal["viewer", "picker", "receiver", "supervisor", "administrator"]
 Roles = Annotated[list[Role], Meta(max_length=5)]
 
@@ -70,6 +73,25 @@ class RolesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: Roles
 
 
+class ActiveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether the user may do anything."""
+
+    active: bool
+
+
+class PasswordRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The password as it is, and as it shall be."""
+
+    old_password: GivenPassword
+    new_password: Password
+
+
+class PasswordChanged(msgspec.Struct, frozen=True):
+    """How many sessions of the user were ended: all but the one that asked."""
+
+    sessions_ended: int
+
+
 class Permissions(msgspec.Struct, frozen=True):
     """What a user may do, by all roles together. A user who is not active may do nothing."""
 
@@ -95,8 +117,8 @@ async def create(call: Call[Nothing, NewUser]) -> Reply:
     """A new user, once per idempotency key."""
     asked = call.body
     commands.idempotency_key(call.headers)
-    if asked.username in asked.password.lower():
-        raise wrong_field("password", "body", "contains the user name", "a password without it", status=422)
+    _check_roles(call, asked.roles)
+    check_new("password", asked.password, asked.username)
     arguments = (asked.username, asked.display_name, await hashed(asked.password), list(asked.roles))
     # The hash of a request is kept, and it is a fast one: the password stays out of it.
     told = msgspec.structs.replace(call, body=msgspec.structs.replace(asked, password=""))
@@ -127,9 +149,63 @@ async def show_permissions(call: Call[UserParams, Nothing]) -> Reply:
 async def set_roles(call: Call[UserParams, RolesRequest]) -> Reply:
     """Replace a user's roles."""
     user_id = call.params.user_id
+    _check_roles(call, call.body.roles)
     changed = await accounts.set_roles(call.services.database, call.tenant_id, user_id, call.body.roles)
     if changed.outcome == "unknown_user":
         raise _unknown(user_id)
+    return await _changed(call, user_id, changed)
+
+
+async def set_active(call: Call[UserParams, ActiveRequest]) -> Reply:
+    """Let a user in again, or put it out; nobody locks himself out."""
+    user_id, active = call.params.user_id, call.body.active
+    if call.principal.user_id == user_id and not active:
+        raise Problem(409, "own-account", "nobody can put himself out: another administrator can")
+    changed = await accounts.set_active(call.services.database, call.tenant_id, user_id, active)
+    if changed.outcome == "unknown_user":
+        raise _unknown(user_id)
+    return await _changed(call, user_id, changed)
+
+
+async def set_password(call: Call[UserParams, PasswordRequest]) -> Reply:
+    """Change one's own password."""
+    services, asked, user_id = call.services, call.body, call.params.user_id
+    if call.principal.user_id != user_id:
+        raise Problem(403, "forbidden", "a password is changed by its own user, with an access token")
+    await count_guess(services, call.tenant_id, f"user:{user_id}")
+    found = await accounts.password(services.database, call.tenant_id, user_id)
+    if found is None:
+        raise _unknown(user_id)
+    username, stored = found
+    check_new("new_password", asked.new_password, username)
+    if asked.new_password == asked.old_password:
+        raise wrong_field("new_password", "body", "the old one", "another password", status=422)
+    if not await matches(asked.old_password, stored):
+        services.metrics.refused_credentials.labels("wrong-credentials").inc()
+        raise wrong_field("old_password", "body", "wrong", "the user's password", status=422)
+    changed = await accounts.change_password(
+        services.database,
+        call.tenant_id,
+        user_id,
+        stored,
+        await hashed(asked.new_password),
+        call.principal.session_id,
+    )
+    if changed.outcome == "changed":
+        raise Problem(409, "password-changed", "another request has changed it meanwhile: sign in again")
+    answer = msgspec.json.decode(changed.answer, type=PasswordChanged)
+    return Reply(answer, headers=((b"wms-commit-lsn", changed.commit_lsn.encode()),))
+
+
+def _check_roles(call: Call[Any, Any], roles: Sequence[str]) -> None:
+    """Raises Problem 403 when the roles allow more than the caller is allowed."""
+    missing = call.principal.lacks(roles)
+    if missing:
+        raise forbidden(call.principal, missing[0])
+
+
+async def _changed(call: Call[UserParams, Any], user_id: int, changed: accounts.Changed) -> Reply:
+    """The answer to a change of what a user may do, once nobody reads the old one here any more."""
     found = msgspec.json.decode(changed.answer, type=accounts.Access)
     reply = Reply(_permissions(user_id, found), headers=((b"wms-commit-lsn", changed.commit_lsn.encode()),))
     return await cached.changed(call, reply, keys.permissions(call.tenant_id, user_id))
@@ -201,5 +277,41 @@ OPERATIONS = (
         answers={200: Answer(Permissions, "The roles now.")},
         problems={404: "The tenant has no such user."},
         permission="users:admin",
+    ),
+    Operation(
+        method="PUT",
+        path="/api/v1/users/{user_id}/active",
+        name="setActive",
+        summary="Put a user out, or let it in again",
+        description=(
+            "Putting out ends its sessions: no token of them is exchanged any more, and access tokens that are out are "
+            "good for nothing a few seconds later. Nobody can put himself out."
+        ),
+        handler=set_active,
+        params=UserParams,
+        body=ActiveRequest,
+        answers={200: Answer(Permissions, "What the user may do now.")},
+        problems={404: "The tenant has no such user.", 409: "One's own account."},
+        permission="users:admin",
+    ),
+    Operation(
+        method="PUT",
+        path="/api/v1/users/{user_id}/password",
+        name="setPassword",
+        summary="Change one's own password",
+        description=(
+            "With an access token of this user. The user's other sessions end, as in setActive; this one goes on. Ten "
+            "attempts a minute."
+        ),
+        handler=set_password,
+        params=UserParams,
+        body=PasswordRequest,
+        answers={200: Answer(PasswordChanged, "Changed.")},
+        problems={
+            403: "Another user's, or with an API key.",
+            404: "The user is not active any more.",
+            409: "Another request has changed it meanwhile.",
+            422: "The old password is wrong, or the new one is it, or contains the user name.",
+        },
     ),
 )

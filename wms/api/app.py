@@ -15,6 +15,7 @@ from wms import VERSION
 from wms.api import (
     accounts,
     analytics,
+    api_keys,
     configuration,
     customers,
     health,
@@ -54,6 +55,7 @@ from wms.store.accounts import FORGET_BATCH as SESSION_BATCH
 from wms.store.accounts import forget_sessions
 from wms.store.buckets import RedisBuckets
 from wms.store.database import Database, Role, Unavailable
+from wms.store.ended import POLL_S
 from wms.store.keys import FORGET_BATCH, ApiKeys, forget_idempotency_keys
 from wms.store.limits import Limiter
 from wms.store.redis import Redis, RedisUnavailable
@@ -88,6 +90,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     *analytics.OPERATIONS,
     *tokens.OPERATIONS,
     *accounts.OPERATIONS,
+    *api_keys.OPERATIONS,
     *configuration.OPERATIONS,
     *health.OPERATIONS,
     Operation(
@@ -164,6 +167,7 @@ class Application:
             asyncio.create_task(self._forever(self._probe("read"), self._settings.probe_interval_s)),
             asyncio.create_task(self._forever(self._forget, FORGET_INTERVAL_S)),
             asyncio.create_task(self._forever(self._flush, FLUSH_INTERVAL_S)),
+            asyncio.create_task(self._forever(self._hear, POLL_S)),
             asyncio.create_task(self._forever(self._schedule.check, warming.CHECK_S)),
         ]
         if self.services.redis.configured:
@@ -251,6 +255,9 @@ class Application:
         while await forget_sessions(self.worker) == SESSION_BATCH:
             await asyncio.sleep(0.1)
         await forget_events(self.worker)
+
+    async def _hear(self) -> None:
+        await self.services.ended.hear(self.worker, self.services.keys)
 
     async def _flush(self) -> None:
         self._log.flush()

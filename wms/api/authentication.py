@@ -1,7 +1,8 @@
 """Who asks: `Authorization: Bearer` with an API key (wms_…) or an access token (a JWT), as RFC 6750 has it.
 
 The tenant, the roles and the tier come from the credential and from nowhere else. An API key is looked up in the
-database and believed for WMS_API_KEY_TTL_S; a token is verified in this process.
+database and believed for WMS_API_KEY_TTL_S; a token is verified in this process. Both are good for nothing moments
+after the key was revoked or the session ended (wms/store/ended.py).
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from collections.abc import Mapping
 from wms.api.problem import FieldError, Problem
 from wms.domain.roles import Principal
 from wms.domain.tokens import MAX_LENGTH, InvalidToken, Tokens
-from wms.store.keys import ApiKeys
+from wms.store.ended import Ended
+from wms.store.keys import KEY_PREFIX, ApiKeys
 
-KEY_PREFIX = "wms_"
 _MAX_KEY = 256
 
 
-async def authenticate(headers: Mapping[bytes, bytes], keys: ApiKeys, tokens: Tokens) -> Principal:
+async def authenticate(
+    headers: Mapping[bytes, bytes], keys: ApiKeys, tokens: Tokens, ended: Ended
+) -> Principal:
     """The principal of a request's credential.
 
-    Raises Problem 401 with the reason class as the detail of its one error (missing, unknown-credential, or one of
-    tokens.Reason), Unavailable when an API key must be looked up and cannot.
+    Raises Problem 401 with the reason class as the detail of its one error (missing, unknown-credential, session-ended,
+    or one of tokens.Reason), Unavailable when an API key must be looked up and cannot.
     """
     scheme, _, raw = headers.get(b"authorization", b"").partition(b" ")
     credential = raw.strip().decode("latin-1")
@@ -35,15 +38,19 @@ async def authenticate(headers: Mapping[bytes, bytes], keys: ApiKeys, tokens: To
     if credential.count(".") != 2 or len(credential) > MAX_LENGTH:
         raise unauthenticated("unknown-credential")
     try:
-        return tokens.verify(credential)
+        found = tokens.verify(credential)
     except InvalidToken as error:
         raise unauthenticated(error.reason) from None
+    if ended.has(found):
+        raise unauthenticated("session-ended")
+    return found
 
 
 _TEXTS = {
     "missing": "send Authorization: Bearer with an API key or an access token",
     "unknown-credential": "this API key is unknown or revoked",
     "expired": "the access token has expired: refresh it",
+    "session-ended": "the session of this access token has ended: sign in again",
     "wrong-credentials": "user name or password is wrong",
     "unknown-refresh-token": "this refresh token is unknown, used or expired: sign in again",
 }

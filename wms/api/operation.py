@@ -27,6 +27,7 @@ from wms.metrics import Metrics
 from wms.readiness import Check
 from wms.settings import RedisSettings, Settings
 from wms.store.database import Database, wanted_lsn
+from wms.store.ended import Ended
 from wms.store.keys import ApiKeys
 from wms.store.limits import Limiter
 from wms.store.redis import Redis
@@ -69,6 +70,7 @@ class Services:
     metrics: Metrics
     checks: dict[str, Check]
     tokens: Tokens = field(default_factory=Tokens)
+    ended: Ended = field(default_factory=Ended)
     limiter: Limiter = field(default_factory=Limiter)
     redis: Redis = field(default_factory=no_redis)
     cache: Cache = field(default_factory=no_cache)
@@ -208,7 +210,7 @@ class Endpoint:
                 await count_stranger(exchange, services)
             return NOBODY
         try:
-            principal = await authenticate(exchange.headers, services.keys, services.tokens)
+            principal = await authenticate(exchange.headers, services.keys, services.tokens, services.ended)
         except Problem as problem:
             services.metrics.refused_credentials.labels(problem.errors[0].detail).inc()
             if operation.counted:

@@ -14,13 +14,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from wms.api.accounts import Username
+from wms.api.accounts import GivenPassword, Username
 from wms.api.authentication import unauthenticated
-from wms.api.limits import too_many
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply, Services
-from wms.api.passwords import matches
+from wms.api.passwords import count_guess, matches
 from wms.api.problem import Problem
-from wms.domain.passwords import MAX_LENGTH, NOBODYS
+from wms.domain.passwords import NOBODYS
 from wms.domain.roles import permissions_of
 from wms.domain.tokens import LIFETIME_S
 from wms.store import accounts
@@ -40,7 +39,7 @@ class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A user of the credential's tenant."""
 
     username: Username
-    password: Annotated[str, Meta(min_length=1, max_length=MAX_LENGTH)]
+    password: GivenPassword
 
 
 class Refresh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,20 +71,14 @@ async def sign_in(call: Call[Nothing, SignIn]) -> Reply:
     """Check a password and open a session."""
     services, asked = call.services, call.body
     _need_keys(services)
-    limit = services.settings.rate_sign_in
-    if limit:
-        # By user: whoever guesses at one has this many guesses a minute, from wherever he comes.
-        decision = await services.limiter.take(f"signin-{call.tenant_id}-{asked.username}", limit)
-        if not decision.allowed:
-            services.metrics.rate_limited.labels("signin").inc()
-            raise too_many(decision)
+    await count_guess(services, call.tenant_id, asked.username)
     found = await accounts.credentials(services.database, call.tenant_id, asked.username)
     user_id, stored = found or (0, NOBODYS)
     if not await matches(asked.password, stored) or not user_id:
         raise _refused(services, "wrong-credentials")
     token = accounts.new_refresh_token()
     tier = call.principal.tier
-    session = await accounts.open_session(services.database, call.tenant_id, user_id, token, tier)
+    session = await accounts.open_session(services.database, call.tenant_id, user_id, stored, token, tier)
     if session is None:
         raise _refused(services, "wrong-credentials")
     return Reply(_signed(services, session, token), 201)
@@ -171,7 +164,7 @@ OPERATIONS = (
         path="/api/v1/tokens/revoke",
         name="signOut",
         summary="End a session",
-        description="Its access tokens stay good until they expire, at most 15 minutes.",
+        description="Its access tokens are good for nothing a few seconds later.",
         handler=sign_out,
         params=Nothing,
         body=Refresh,

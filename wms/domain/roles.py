@@ -34,7 +34,7 @@ ROLES: dict[str, frozenset[str]] = {
         {"stock:read", "stock:write", "receiving:read", "receiving:write", "configuration:read"}
     ),
     "supervisor": _SUPERVISOR,
-    "administrator": _SUPERVISOR | {"configuration:write", "users:admin", "sessions:write"},
+    "administrator": _SUPERVISOR | {"configuration:write", "users:admin", "keys:admin", "sessions:write"},
 }
 """What users may be given. Only an administrator changes users and configuration."""
 
@@ -51,16 +51,25 @@ class Principal:
     """Who asks: everything here comes from the credential.
 
     `subject` is `key:<id>` for an API key, `user:<id>` for a user with a token, empty without a credential.
+    `session_id` is the session that the token belongs to, 0 without one.
     """
 
     tenant_id: int
     subject: str
     roles: frozenset[str]
     tier: Tier
+    session_id: int = 0
 
     def may(self, permission: str) -> bool:
         """Whether one of the roles has `permission`. An unknown role has none."""
         return permission in _allowed(self.roles)
+
+    def lacks(self, roles: Iterable[str]) -> list[str]:
+        """The permissions of `roles` that it has not itself, in order: nobody gives away more than he has.
+
+        Raises KeyError for an unknown role.
+        """
+        return [permission for permission in permissions_of(roles) if not self.may(permission)]
 
     @property
     def user_id(self) -> int | None:

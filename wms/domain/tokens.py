@@ -20,8 +20,8 @@ from msgspec import Meta
 from wms.domain.roles import Principal
 
 LIFETIME_S = 900
-"""How long a token is good; what its user may do is decided when it is issued, so this bounds how long a taken role
-lasts."""
+"""How long a token is good, unless its session ends (wms/store/ended.py); what its user may do is decided when it is
+issued, so this bounds how long a taken role lasts."""
 LEEWAY_S = 30
 """Difference between the clocks of two processes that is forgiven (RFC 7519 §4.1.4: a few minutes at most)."""
 ISSUER = "wms"
@@ -61,6 +61,7 @@ class _Claims(msgspec.Struct, frozen=True):
     tid: Annotated[int, Meta(ge=1)]
     roles: list[str]
     tier: Literal["authenticated", "premium"]
+    sid: Annotated[int, Meta(ge=1)]
     iat: int
     exp: int
     jti: str
@@ -84,9 +85,9 @@ class Tokens:
         return bool(self._keys)
 
     def issue(self, principal: Principal) -> str:
-        """A token for a user. Raises RuntimeError without a key."""
+        """A token for a user in a session. Raises RuntimeError without a key."""
         kid = next(iter(self._keys), None)
-        if kid is None or principal.tier == "anonymous":
+        if kid is None or principal.tier == "anonymous" or not principal.session_id:
             raise RuntimeError("no key to sign with, or nobody to sign for")
         now = int(self._clock())
         claims = _Claims(
@@ -96,6 +97,7 @@ class Tokens:
             tid=principal.tenant_id,
             roles=sorted(principal.roles),
             tier=principal.tier,
+            sid=principal.session_id,
             iat=now,
             exp=now + LIFETIME_S,
             jti=secrets.token_hex(8),
@@ -144,7 +146,7 @@ class Tokens:
             raise InvalidToken("not-yet-valid")
         if now >= claims.exp + LEEWAY_S:
             raise InvalidToken("expired")
-        return Principal(claims.tid, claims.sub, frozenset(claims.roles), claims.tier)
+        return Principal(claims.tid, claims.sub, frozenset(claims.roles), claims.tier, claims.sid)
 
     def _sign(self, kid: str, text: bytes) -> bytes:
         return hmac.digest(self._keys[kid], text, "sha256")

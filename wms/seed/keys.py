@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from wms.store.keys import hash_of
+from wms.store.keys import hash_of, new_key
 
 
 class TenantKey(msgspec.Struct):
@@ -36,7 +35,7 @@ def ensure_keys(
             key = held.get(tenant_id, "")
             row = connection.execute("SELECT tenant_of_api_key(%s)", (hash_of(key),)).fetchone()
             if row is None or row[0] != tenant_id:
-                key = "wms_" + secrets.token_urlsafe(32)
+                key = new_key()
                 connection.execute(
                     "UPDATE api_keys SET revoked_at = now() "
                     "WHERE tenant_id = %s AND name = 'seed' AND revoked_at IS NULL",

@@ -25,7 +25,12 @@ _USERS = Statement(
 _ACCESS = Statement("user_access", "SELECT username, active, roles FROM user_access(%s, %s)")
 _SET_ROLES = Statement("set_user_roles", "SELECT outcome, answer FROM set_user_roles(%s, %s, %s::text[])")
 _CREDENTIALS = Statement("user_credentials", "SELECT user_id, password_hash FROM user_credentials(%s, %s)")
-_OPEN = Statement("open_session", "SELECT outcome, answer FROM open_session(%s, %s, %s, %s, %s)")
+_OPEN = Statement("open_session", "SELECT outcome, answer FROM open_session(%s, %s, %s, %s, %s, %s)")
+_SET_ACTIVE = Statement("set_user_active", "SELECT outcome, answer FROM set_user_active(%s, %s, %s)")
+_PASSWORD = Statement("user_password", "SELECT username, password_hash FROM user_password(%s, %s)")
+_CHANGE_PASSWORD = Statement(
+    "change_password", "SELECT outcome, answer FROM change_password(%s, %s, %s, %s, %s)"
+)
 _REFRESH = Statement("refresh_session", "SELECT outcome, answer FROM refresh_session(%s, %s)")
 _END = Statement("end_session", "SELECT outcome, answer FROM end_session(%s)")
 _FORGET = Statement("forget_sessions", "SELECT forget_sessions(%s)")
@@ -56,13 +61,15 @@ class Session(msgspec.Struct, frozen=True):
 
     tenant_id: int
     user_id: int
+    session_id: int
     roles: list[str]
     tier: Tier
     expires_at: datetime
 
     def principal(self) -> Principal:
         """Whom an access token of this session is for."""
-        return Principal(self.tenant_id, f"user:{self.user_id}", frozenset(self.roles), self.tier)
+        subject = f"user:{self.user_id}"
+        return Principal(self.tenant_id, subject, frozenset(self.roles), self.tier, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +105,42 @@ async def set_roles(database: Database, tenant_id: int, user_id: int, roles: Seq
     return await _change(database, _SET_ROLES, (tenant_id, user_id, list(roles)))
 
 
+async def set_active(database: Database, tenant_id: int, user_id: int, active: bool) -> Changed:
+    """Let a user in again, or put it out and end its sessions. Outcomes: done (an Access), unknown_user."""
+    return await _change(database, _SET_ACTIVE, (tenant_id, user_id, active))
+
+
 async def credentials(database: Database, tenant_id: int, username: str) -> tuple[int, str] | None:
-    """(id, password hash) of an active user."""
-    rows = await database.read(_CREDENTIALS, (tenant_id, username))
+    """(id, password hash) of an active user, from the primary: a password that was changed is changed."""
+    rows = await database.read(_CREDENTIALS, (tenant_id, username), primary=True)
     return (rows[0][0], rows[0][1]) if rows else None
 
 
+async def password(database: Database, tenant_id: int, user_id: int) -> tuple[str, str] | None:
+    """(user name, password hash) of an active user, from the primary."""
+    rows = await database.read(_PASSWORD, (tenant_id, user_id), primary=True)
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+async def change_password(
+    database: Database, tenant_id: int, user_id: int, before: str, after: str, session_id: int
+) -> Changed:
+    """Put the hash `after` in the place of `before` and end the user's other sessions than `session_id`.
+
+    Outcomes: done ({"sessions_ended": n}), changed (it is not `before` any more, or the user is not active).
+    """
+    return await _change(database, _CHANGE_PASSWORD, (tenant_id, user_id, before, after, session_id))
+
+
 async def open_session(
-    database: Database, tenant_id: int, user_id: int, token: str, tier: Tier
+    database: Database, tenant_id: int, user_id: int, password_hash: str, token: str, tier: Tier
 ) -> Session | None:
-    """A new session with its first refresh token; None when the user is not active any more."""
-    changed = await _change(database, _OPEN, (tenant_id, user_id, hash_of(token), tier, SESSION_S))
+    """A new session with its first refresh token; None when the user is not active any more, or its password is not the
+    one that was checked.
+    """
+    changed = await _change(
+        database, _OPEN, (tenant_id, user_id, password_hash, hash_of(token), tier, SESSION_S)
+    )
     return msgspec.json.decode(changed.answer, type=Session) if changed.outcome == "done" else None
 
 

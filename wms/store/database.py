@@ -113,15 +113,19 @@ class Database:
         return {self._names[role]: dict(pool.get_stats()) for role, pool in self._pools.items()}
 
     async def read(
-        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+        self,
+        statement: Statement,
+        parameters: Sequence[object],
+        min_lsn: str | None = None,
+        primary: bool = False,
     ) -> Rows:
-        """The rows of a statement that changes nothing, from a replica.
+        """The rows of a statement that changes nothing, from a replica, or of the `primary` as they are now.
 
         With `min_lsn` (else with `wanted_lsn`) from one that has replayed so far, or else from the primary, which
         has all of it: one round trip more, and within the deadlines of both. Raises Unavailable.
         """
         least = min_lsn or wanted_lsn.get()
-        if least is not None:
+        if least is not None and not primary:
             found = await self._call(
                 "read", statement, _unless_behind(statement, parameters, least), final=_whatever
             )
@@ -132,7 +136,8 @@ class Database:
         async def run(connection: _Connection) -> Rows:
             return await (await connection.execute(statement.sql, parameters)).fetchall()
 
-        return await self._call("read" if least is None else "write", statement, run, final=_whatever)
+        role: Role = "write" if primary or least is not None else "read"
+        return await self._call(role, statement, run, final=_whatever)
 
     async def write(
         self, statement: Statement, parameters: Sequence[object], final: Callable[[Row, int], bool]

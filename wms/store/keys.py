@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
@@ -10,6 +11,7 @@ from time import monotonic
 from wms.domain.roles import Principal
 from wms.store.database import Database, Statement
 
+KEY_PREFIX = "wms_"
 _PRINCIPAL = Statement(
     "principal_of_api_key",
     "SELECT tenant_id, api_key_id, role, tier FROM principal_of_api_key(%s)",
@@ -49,6 +51,18 @@ class ApiKeys:
         if len(self._known) > CACHED_KEYS:
             self._known.popitem(last=False)
         return principal
+
+    def forget(self, tenant_id: int, api_key_id: int) -> None:
+        """Believe nothing of this key any more: the next time it is looked up."""
+        subject = f"key:{api_key_id}"
+        for digest, (principal, _until) in list(self._known.items()):
+            if principal is not None and (principal.tenant_id, principal.subject) == (tenant_id, subject):
+                del self._known[digest]
+
+
+def new_key() -> str:
+    """256 random bits, so that a plain SHA-256 of it is safe to keep."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> bytes:

@@ -24,13 +24,13 @@ from wms.settings import SettingsError, load
 
 NOW = 1_800_000_000.0
 OLD, NEW = b"o" * 32, b"n" * 32
-ANA = Principal(7, "user:12", frozenset({"picker", "viewer"}), "premium")
+ANA = Principal(7, "user:12", frozenset({"picker", "viewer"}), "premium", session_id=31)
 
 # Roles
 
 
 def test_only_administrators_change_users_and_configuration() -> None:
-    for permission in ("users:admin", "configuration:write", "sessions:write"):
+    for permission in ("users:admin", "keys:admin", "configuration:write", "sessions:write"):
         assert [role for role, allowed in ROLES.items() if permission in allowed] == ["administrator"]
     assert ROLES["administrator"] == PERMISSIONS
     assert KEY_ROLES[FRONTEND] == {"sessions:write"}
@@ -42,6 +42,15 @@ def test_roles_add_up_and_an_unknown_one_adds_nothing() -> None:
     assert principal.may("picking:write") and principal.may("receiving:write")
     assert not principal.may("users:admin")
     assert permissions_of(["viewer", "picker"]) == sorted(ROLES["viewer"] | ROLES["picker"])
+
+
+def test_nobody_gives_away_more_than_he_has() -> None:
+    supervisor = replace(ANA, roles=frozenset({"supervisor"}))
+    assert supervisor.lacks(["viewer", "picker", "receiver", "supervisor"]) == []
+    assert "users:admin" in supervisor.lacks(["viewer", "administrator"])
+    assert supervisor.lacks([FRONTEND]) == ["sessions:write"]
+    administrator = replace(ANA, roles=frozenset({"administrator"}))
+    assert administrator.lacks(KEY_ROLES) == []
 
 
 def test_every_operation_needs_a_permission_that_some_role_has() -> None:
@@ -82,7 +91,7 @@ def forged(
     """A token with a true signature and something else changed."""
     head = {"alg": "HS256", "kid": "new", "typ": "JWT"} | dict(header or {})
     body = {
-        "iss": "wms", "aud": "wms", "sub": "user:12", "tid": 7, "roles": ["viewer"], "tier": "authenticated",
+        "iss": "wms", "aud": "wms", "sub": "user:12", "tid": 7, "roles": ["viewer"], "tier": "authenticated", "sid": 31,
         "iat": int(NOW), "exp": int(NOW) + 900, "jti": "x",
     }  # fmt: skip
     signed = encoded(head) + b"." + encoded(body | claims)
@@ -128,6 +137,8 @@ def why(tokens: Tokens, token: str) -> Reason:
         (forged(sub="user:0"), "malformed"),
         (forged(tid=0), "malformed"),
         (forged(tid="7"), "malformed"),
+        (forged(sid=0), "malformed"),
+        (forged(sid=None), "malformed"),
         (forged(tier="anonymous"), "malformed"),
         (forged(aud=["wms"]), "malformed"),
         (forged(exp=None), "malformed"),
@@ -253,6 +264,10 @@ def test_a_missing_permission_is_403_and_named(api: Harness) -> None:
     headers = bearer(api, "picker", "receiver")
     for method, target, permission in (
         ("GET", "/api/v1/users", "users:admin"),
+        ("GET", "/api/v1/api-keys", "keys:admin"),
+        ("POST", "/api/v1/api-keys", "keys:admin"),
+        ("DELETE", "/api/v1/api-keys/1", "keys:admin"),
+        ("PUT", "/api/v1/users/12/active", "users:admin"),
         ("PUT", "/api/v1/configuration/x", "configuration:write"),
         ("POST", "/api/v1/tokens", "sessions:write"),
     ):

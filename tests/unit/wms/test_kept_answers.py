@@ -39,10 +39,12 @@ class World(Harness):
         }
         read = self.database.read
 
-        async def by_key(statement: object, parameters: object, min_lsn: str | None = None) -> list[Row]:
+        async def by_key(
+            statement: object, parameters: object, min_lsn: str | None = None, primary: bool = False
+        ) -> list[Row]:
             if getattr(statement, "name", "") == "principal_of_api_key":
                 return [principals[parameters[0]]]  # type: ignore[index]
-            return await read(statement, parameters, min_lsn)  # type: ignore[arg-type]
+            return await read(statement, parameters, min_lsn, primary)  # type: ignore[arg-type]
 
         self.database.read = by_key  # type: ignore[method-assign]
 

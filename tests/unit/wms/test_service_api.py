@@ -36,7 +36,11 @@ class FakeDatabase(Database):
         self.asked: list[tuple[str, Sequence[object]]] = []
 
     async def read(
-        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+        self,
+        statement: Statement,
+        parameters: Sequence[object],
+        min_lsn: str | None = None,
+        primary: bool = False,
     ) -> Rows:
         if statement.name == "principal_of_api_key":
             return [(7, 1, "administrator", "premium")] if parameters[0] == hash_of(KEY) else []

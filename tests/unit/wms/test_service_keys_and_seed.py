@@ -27,7 +27,11 @@ class Counting(Database):
         self.valid = True
 
     async def read(
-        self, statement: Statement, parameters: Sequence[object], min_lsn: str | None = None
+        self,
+        statement: Statement,
+        parameters: Sequence[object],
+        min_lsn: str | None = None,
+        primary: bool = False,
     ) -> Rows:
         self.calls += 1
         known = self.valid and parameters[0] == hash_of("good")

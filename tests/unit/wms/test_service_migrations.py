@@ -86,7 +86,7 @@ def test_functions_that_run_as_the_owner_fix_their_search_path_and_are_not_publi
         "forget_idempotency_keys",
         "forget_sessions",
         "skus_matching",
-        # Of all tenants: the relay, the jobs and the warming work for all of them.
+        # Of all tenants, for the worker: tests/live/test_isolation.py says who may call which.
         "relay_turn",
         "forget_events",
         "claim_job",
@@ -94,6 +94,7 @@ def test_functions_that_run_as_the_owner_fix_their_search_path_and_are_not_publi
         "classify_abc",
         "warm_warehouses",
         "warm_skus",
+        "ended_credentials",
     }
     for name, following in found:
         assert following == "SET search_path = pg_catalog, pg_temp"
