@@ -139,6 +139,8 @@ def _backup(p: Platform) -> contract.Backup:
         config=pgbackrest.CONFIG,
         archive_config=pgbackrest.ARCHIVE_CONFIG,
         long_term_config=pgbackrest.LONG_TERM_CONFIG,
+        primary=pgbackrest.PRIMARY,
+        port=p.backup.port,
         repositories=tuple(
             contract.Repository(number=each.number, bucket=each.bucket, long_term=each.long_term)
             for each in pgbackrest.repositories(p)

@@ -331,6 +331,8 @@ def ports_of(inventory: Inventory, node: str) -> tuple[tuple[str, int], ...]:
     for member in inventory.postgres.members:
         if member.node == node:
             found |= {(member.address, member.port), (member.address, member.api_port)}
+            if inventory.backup:
+                found.add((member.address, inventory.backup.port))
     found |= {(pooler.address, pooler.port) for pooler in inventory.pools.poolers if pooler.node == node}
     for stats in proxies.stats:
         if stats.node == node:

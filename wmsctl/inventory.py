@@ -206,6 +206,10 @@ class Backup(Frozen, frozen=True):
     """File of the repository that PostgreSQL archives to."""
     long_term_config: str
     """File of the long-term repository."""
+    primary: str
+    """Folder of folders, one per other node: what to add to either of the two when that node leads."""
+    port: int
+    """Of pgBackRest's server on each PostgreSQL node."""
     repositories: tuple[Repository, ...]
     schedule: BackupSchedule
     retention: Retention

@@ -17,6 +17,8 @@ NAME = "pgbackrest"
 PROGRAM = "/usr/bin/pgbackrest"
 CONFIG, ARCHIVE_CONFIG, LONG_TERM_CONFIG = "pgbackrest.conf", "archive.conf", "long-term.conf"
 """Of every repository; of the one that PostgreSQL archives to; of the one for long-term backups."""
+PRIMARY = "primary"
+"""Folder with a folder for each other node: what to add to either of the latter two when that node leads."""
 PUSH, GET = "archive-push", "archive-get"
 FALLBACK = "read-archive"
 """While this file exists in its folder, a replica may fetch WAL from the archive (agent.archive)."""
@@ -81,31 +83,38 @@ def _files(platform: Platform, site: Site, node: topology.Node) -> dict[str, str
     folder = site.folder(node.name, NAME)
     others = [other for other in topology.of_role(platform, "postgres") if other != node]
     (store,) = topology.of_role(platform, "storage")
+    common = {
+        "spec": platform,
+        "program": PROGRAM,
+        "node": node,
+        "others": others,
+        "store": store,
+        "folder": folder,
+        "certificate": site.certificate(node.name),
+        "ca": site.ca,
+        "socket": site.folder(node.name, "patroni"),
+        "data": lambda name: f"{site.folder(name, 'patroni')}/data",
+        "config": lambda name: f"{site.folder(name, NAME)}/{CONFIG}",
+        # Its own data are pgBackRest's first ones.
+        "number": lambda other: others.index(other) + 2,
+    }
 
-    def configuration(wanted: tuple[Repository, ...]) -> str:
-        return template(
-            "pgbackrest.conf.j2",
-            spec=platform,
-            program=PROGRAM,
-            node=node,
-            others=others,
-            repositories=wanted,
-            store=store,
-            folder=folder,
-            certificate=site.certificate(node.name),
-            ca=site.ca,
-            data=lambda name: f"{site.folder(name, 'patroni')}/data",
-            socket=site.folder(node.name, "patroni"),
-            config=lambda name: f"{site.folder(name, NAME)}/{CONFIG}",
-        )
+    def configuration(wanted: tuple[Repository, ...], members: list[topology.Node]) -> str:
+        return template("pgbackrest.conf.j2", repositories=wanted, members=members, **common)
 
     every = repositories(platform)
     return {
-        CONFIG: configuration(every),
+        CONFIG: configuration(every, others),
         # One store that is away would hold up the archiving to both, so PostgreSQL archives to the first only. A
         # long-term backup is given the segments that it needs (docs/adr/0023).
-        ARCHIVE_CONFIG: configuration(every[:1]),
-        LONG_TERM_CONFIG: configuration(every[1:]),
+        ARCHIVE_CONFIG: configuration(every[:1], []),
+        LONG_TERM_CONFIG: configuration(every[1:], []),
+        # A backup of this node's data adds the primary, and none of the others: it would wait for one that is away.
+        **{
+            f"{PRIMARY}/{other.name}/member.conf": f"[{platform.backup.stanza}]\n"
+            + template("pgbackrest-member.conf.j2", other=other, **common)
+            for other in others
+        },
         PUSH: template(
             "archive-push.sh.j2",
             command=" ".join([*command(platform, site, node.name, ARCHIVE_CONFIG), "archive-push"]),

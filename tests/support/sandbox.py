@@ -81,7 +81,7 @@ class Sandbox:
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in process.files.items():
                 path = folder / name
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(render.reveal(text, self.secrets))
                 path.chmod(0o600)
         if self.user:

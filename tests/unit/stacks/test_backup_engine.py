@@ -234,3 +234,16 @@ def test_a_wrong_value_is_refused_by_its_key(overrides: dict[str, object], messa
     with pytest.raises(spec.SpecError) as caught:
         spec.load("local", overrides)
     assert message in str(caught.value)
+
+
+def test_a_backup_of_a_replica_adds_the_primary_and_no_other_node() -> None:
+    """pgBackRest waits for each node that it is told of, also for one that is away."""
+    files = process("pg-3").files
+    for name in (pgbackrest.ARCHIVE_CONFIG, pgbackrest.LONG_TERM_CONFIG):
+        alone = sections(files[name])[PLATFORM.backup.stanza]
+        assert {key.partition("-")[0] for key in alone} == {"pg1"}
+    for other in ("pg-1", "pg-2", "pg-4"):
+        added = sections(files[f"{pgbackrest.PRIMARY}/{other}/member.conf"])[PLATFORM.backup.stanza]
+        assert added["pg" + next(iter(added))[2] + "-path"] == [f"{SITE.folder(other, 'patroni')}/data"]
+        assert len({key.partition("-")[0] for key in added}) == 1
+    assert f"{pgbackrest.PRIMARY}/pg-3/member.conf" not in files
