@@ -27,7 +27,8 @@ class CacheMetrics:
         for reason in REDIS_REASONS:
             self.redis_errors.labels(reason)
         self.redis_seconds = Histogram(
-            "wms_redis_call_duration_seconds", "Time of a call that Redis answered.", ("command",),
+            "wms_redis_call_duration_seconds", "Time of a call that Redis answered; a get may be of several keys.",
+            ("command",),
             buckets=CALL_BUCKETS, registry=registry,
         )  # fmt: skip
         self.reads = Counter(

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from urllib.parse import quote
 
@@ -53,18 +54,22 @@ class CachePolicy:
 
     def headers(self, tenant_id: int, params: msgspec.Struct) -> Headers:
         """The headers of an answer to a tenant, or to anybody when `tenant_id` is 0."""
-        scope = "private" if tenant_id else "public"
-        age = f"max-age={self.browser_s}" if self.browser_s else "no-cache"
-        found = [(b"cache-control", f"{scope}, {age}".encode())]
-        if tenant_id:
-            found.append(_VARY)
-        if self.surrogate_s:
-            found.append((b"surrogate-control", b"max-age=%d" % self.surrogate_s))
-            found.append((b"x-accel-expires", b"%d" % self.surrogate_s))
         keys = surrogate_keys(self.keys, tenant_id, params)
-        if keys:
-            found.append((b"surrogate-key", " ".join(keys).encode()))
-        return tuple(found)
+        named = ((b"surrogate-key", " ".join(keys).encode()),) if keys else ()
+        return _lifetimes(self, private=tenant_id != 0) + named
+
+
+@cache
+def _lifetimes(policy: CachePolicy, private: bool) -> Headers:
+    """Those of its headers that are the same for all answers."""
+    age = f"max-age={policy.browser_s}" if policy.browser_s else "no-cache"
+    found = [(b"cache-control", f"{'private' if private else 'public'}, {age}".encode())]
+    if private:
+        found.append(_VARY)
+    if policy.surrogate_s:
+        found.append((b"surrogate-control", b"max-age=%d" % policy.surrogate_s))
+        found.append((b"x-accel-expires", b"%d" % policy.surrogate_s))
+    return tuple(found)
 
 
 REVALIDATE = CachePolicy()
@@ -73,6 +78,8 @@ REVALIDATE = CachePolicy()
 
 def surrogate_keys(templates: tuple[str, ...], tenant_id: int, params: msgspec.Struct) -> tuple[str, ...]:
     """The keys of an answer, the tenant's own first."""
+    if not templates:
+        return (f"t{tenant_id}",) if tenant_id else ()
     values = {
         name: quote(str(value), safe="")
         for name in params.__struct_fields__

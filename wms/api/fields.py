@@ -35,9 +35,7 @@ def query(raw: bytes, path: Mapping[str, Any], kind: type[S]) -> S:
         )
     if raw:
         try:
-            pairs = parse_qsl(
-                raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
-            )
+            pairs = _pairs(raw.decode("ascii"))
         except ValueError as error:
             raise Problem(400, "invalid-request", f"the query string is malformed: {error}") from error
         for name, value in pairs:
@@ -54,6 +52,15 @@ def query(raw: bytes, path: Mapping[str, Any], kind: type[S]) -> S:
         location = "path" if field in path else "query"
         allowed = _names(kind, path) if "unknown field" in detail else describe(kind, field)
         raise wrong_field(field, location, detail, allowed) from error
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Names and values of a query string. Raises ValueError."""
+    if "%" in text or "+" in text or text.count("&") >= MAX_QUERY_FIELDS:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+    # Nothing is escaped, as in most requests, and splitting takes a third of the time.
+    split = (field.partition("=") for field in text.split("&") if field)
+    return [(name, value) for name, _, value in split]
 
 
 def body(raw: bytes, kind: Any) -> Any:

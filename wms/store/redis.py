@@ -18,13 +18,14 @@ from time import monotonic
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from wms.cache_metrics import CacheMetrics
 from wms.settings import RedisSettings
+from wms.store.batches import Batches
 from wms.store.breaker import Breaker
 
 _logger = logging.getLogger("wms.redis")
@@ -60,6 +61,7 @@ class Redis:
         self._client: RedisCluster | None = None
         self._known = False
         self._breakers: dict[str, Breaker] = {}
+        self._reads = Batches(self._read)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -94,17 +96,44 @@ class Redis:
         await self._drop()
 
     async def get(self, key: str) -> bytes | None:
-        """The value of `key`. Raises RedisUnavailable, as everything here."""
-        found = await self._call("get", key, lambda client: client.get(key))
-        return found if isinstance(found, bytes) else None
+        """The value of `key`. Raises RedisUnavailable, as everything here.
+
+        Those of one node that are asked for in one turn of the event loop are asked for together.
+        """
+        return await self._reads.ask(self._node_of(key).name, key)
+
+    async def _read(self, name: str, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of keys of one node."""
+        node = self._client.get_node(node_name=name) if self._client is not None else None
+        if node is None:
+            raise RedisUnavailable(f"{name} has left the cluster")
+        commands = [PipelineCommand(number, "GET", key) for number, key in enumerate(keys)]
+
+        async def run(client: RedisCluster) -> list[bytes | None]:
+            await node.execute_pipeline(commands)
+            found: list[bytes | None] = []
+            for key, command in zip(keys, commands, strict=True):
+                result = command.result
+                if isinstance(result, exceptions.MovedError | exceptions.AskError):
+                    # It knows where to; nobody else learns it from a pipeline of one node.
+                    result = await client.get(key)
+                elif isinstance(result, Exception):
+                    raise result
+                found.append(result if isinstance(result, bytes) else None)
+            return found
+
+        values: list[bytes | None] = await self._call("get", node, run)
+        return values
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Set `key` for `ttl_s` seconds: nothing stays for ever."""
-        await self._call("set", key, lambda client: client.set(key, value, px=max(1, round(ttl_s * 1000))))
+        await self._call(
+            "set", self._node_of(key), lambda client: client.set(key, value, px=max(1, round(ttl_s * 1000)))
+        )
 
     async def take(self, key: str) -> bytes | None:
         """The value of `key`, which is gone then: one of several callers gets it."""
-        found = await self._call("getdel", key, lambda client: client.getdel(key))
+        found = await self._call("getdel", self._node_of(key), lambda client: client.getdel(key))
         return found if isinstance(found, bytes) else None
 
     async def delete(self, *keys: str) -> None:
@@ -112,7 +141,7 @@ class Redis:
         await asyncio.gather(*map(self._delete, keys))
 
     async def _delete(self, key: str) -> None:
-        await self._call("unlink", key, lambda client: client.unlink(key))
+        await self._call("unlink", self._node_of(key), lambda client: client.unlink(key))
 
     async def eval(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script; all `keys` share a hash tag, and there is at least one."""
@@ -124,13 +153,13 @@ class Redis:
             except exceptions.NoScriptError:
                 return await client.eval(script, len(keys), *keys, *args)
 
-        return await self._call("eval", keys[0], run)
+        return await self._call("eval", self._node_of(keys[0]), run)
 
     async def xadd(self, stream: str, fields: dict[str, bytes], entry_id: str = "*", maxlen: int = 0) -> str:
         """Append an entry, keeping about the last `maxlen` (0: all); returns its id."""
         found = await self._call(
             "xadd",
-            stream,
+            self._node_of(stream),
             lambda client: client.xadd(stream, fields, id=entry_id, maxlen=maxlen or None, approximate=True),  # type: ignore[arg-type]
         )
         return str(found.decode())
@@ -140,13 +169,14 @@ class Redis:
 
         It does not block: Redis ends a blocked read up to 100 ms late (at its next cron), beyond a call's time.
         """
+        node = self._node_of(stream)
         words = ("XREAD", "COUNT", count, "STREAMS", stream, after)
 
         async def run(client: RedisCluster) -> Any:
             # Told its node, the client need not ask a server where the keys of XREAD stand in it.
-            return await client.execute_command(*words, target_nodes=client.get_node_from_key(stream))
+            return await client.execute_command(*words, target_nodes=node)
 
-        found = await self._call("xread", stream, run)
+        found = await self._call("xread", node, run)
         if not found:
             return []
         entries = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
@@ -154,10 +184,13 @@ class Redis:
 
     async def xlast(self, stream: str) -> tuple[str, dict[bytes, bytes]]:
         """The stream's last entry, its id and fields; 0-0 and none when it has none."""
-        found = await self._call("xrevrange", stream, lambda client: client.xrevrange(stream, count=1))
+        found = await self._call(
+            "xrevrange", self._node_of(stream), lambda client: client.xrevrange(stream, count=1)
+        )
         return (str(found[0][0].decode()), found[0][1]) if found else ("0-0", {})
 
-    async def _call(self, command: str, key: str, run: Callable[[RedisCluster], Awaitable[Any]]) -> Any:
+    def _node_of(self, key: str) -> ClusterNode:
+        """Who serves a key. Raises RedisUnavailable."""
         client = self._client
         if client is None or not self._known:
             raise RedisUnavailable("Redis is away")
@@ -168,6 +201,14 @@ class Redis:
         if node is None:
             self._lose("connection")
             raise RedisUnavailable("nobody serves this key")
+        return node
+
+    async def _call(
+        self, command: str, node: ClusterNode, run: Callable[[RedisCluster], Awaitable[Any]]
+    ) -> Any:
+        client = self._client
+        if client is None:
+            raise RedisUnavailable("Redis is away")
         breaker = self._breakers.setdefault(node.name, Breaker())
         started = monotonic()
         if not breaker.admits(started):
