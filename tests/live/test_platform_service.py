@@ -7,11 +7,16 @@ generous, for a busy machine of two cores; what was measured is printed.
 
 from __future__ import annotations
 
+import math
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from signal import SIGKILL
+from typing import Any
 
 import pytest
 
@@ -76,7 +81,7 @@ class Shift:
 
 
 @contextmanager
-def at_work(platform: Live, **how: int) -> Iterator[Shift]:
+def at_work(platform: Live, **how: Any) -> Iterator[Shift]:
     """People of two tenants at work through the edges, once it goes steadily."""
     edges = [url(edge) for edge in platform.inventory.web.edges]
     start = witness.before(platform, platform.tenants)
@@ -237,6 +242,89 @@ def test_gateway_is_killed(platform: Live) -> None:
 # Without a fault
 
 
-def share(values: Sequence[float], bound: float) -> float:
-    """The share of values within the bound."""
-    return sum(value <= bound for value in values) / len(values)
+@dataclass(frozen=True)
+class Figures:
+    """What a load without a fault measured over a while."""
+
+    requests_s: float
+    reads: float
+    """The share of requests that only look."""
+    p95_s: float
+    p99_s: float
+    soon: float
+    """The share of events that arrived at a service within 100 ms."""
+    in_time: float
+    """The same within 500 ms."""
+    hit_rate: float
+    """The share of the reads through the service's cache that no database answered."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requests_s:.0f} requests/s, {self.reads:.0%} reads; O1 p95 {self.p95_s * 1000:.0f} ms, "
+            f"p99 {self.p99_s * 1000:.0f} ms; O3 {self.soon:.2%} within 100 ms, {self.in_time:.2%} within 500 ms; "
+            f"O4 {self.hit_rate:.1%}"
+        )
+
+
+def hits(platform: Live) -> tuple[int, int]:
+    """(reads that no database answered, all reads) of the services' caches since they started."""
+    kinds = platform.document("cache", "stats")["kinds"]
+    kept = sum(kind["near"] + kind["redis"] for kind in kinds)
+    return kept, kept + sum(kind["database"] for kind in kinds)
+
+
+def arrivals(platform: Live) -> dict[float, int]:
+    """Upper bound (s) → events that arrived within it, over all services, since they started."""
+    web, found = platform.web(), Counter[float]()
+    for endpoint in platform.inventory.web.services:
+        text = web.request("GET", f"{url(endpoint)}/metrics").data.decode()
+        for bound, number in re.findall(
+            r'^wms_events_latency_seconds_bucket\{le="(\S+)"\} (\S+)$', text, re.MULTILINE
+        ):
+            found[float(bound)] += int(float(number))
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that so many percent of the values do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(len(values) * share / 100) - 1)]
+
+
+def measured(platform: Live, seconds: float, **how: Any) -> Figures:
+    """A load without a fault, `how` as Load takes it; nothing may be told to come again."""
+    with at_work(platform, **how) as shift:
+        first, (kept, reads), before = len(shift.load.attempts), hits(platform), arrivals(platform)
+        shift.fault()
+        time.sleep(seconds)
+        asked = shift.load.attempts[first:]
+        (kept_now, reads_now), now = hits(platform), arrivals(platform)
+        verdict = shift.end("nothing killed", HICCUP_S)
+    assert verdict.errors == {}
+    took = [attempt.seconds for attempt in asked]
+    came = {bound: number - before[bound] for bound, number in now.items()}
+    return Figures(
+        len(asked) / seconds,
+        sum(attempt.kind.endswith((".read", ".search")) for attempt in asked) / len(asked),
+        percentile(took, 95),
+        percentile(took, 99),
+        came[0.1] / came[math.inf],
+        came[0.5] / came[math.inf],
+        (kept_now - kept) / (reads_now - reads),
+    )
+
+
+def test_o1_o3_the_objectives_hold_with_people_at_work(platform: Live) -> None:
+    """Every second request a change, from people who hardly rest."""
+    found = measured(platform, 20)
+    print(f"at work: {found}")
+    assert found.p95_s < 0.5 and found.p99_s < 1.0
+    assert found.soon >= 0.95 and found.in_time >= 0.99
+
+
+def test_o4_caches_answer_those_who_look_things_up(platform: Live) -> None:
+    """Beside people who change something 36 000 times an hour, and after a warming as at a start (row K5)."""
+    assert platform.cli("cache", "warm", "all").code == 0
+    found = measured(platform, 20, workers=4, readers=4, pause_s=0.25)
+    print(f"looking up: {found}")
+    assert found.hit_rate > 0.9
+    assert found.p95_s < 0.5 and found.p99_s < 1.0

@@ -1,4 +1,5 @@
-"""README.md does what it says: every command of its console blocks runs, in order, on the tests' platform.
+"""README.md does what it says: every command of its console blocks runs, in order, on the tests' platform, and so does
+its example of the API.
 
 A command that may not run there stands in ELSEWHERE with the reason and the test that covers it. One that does not
 end with 0 stands in CODES. Everything else is run as it is written, but for what SUBSTITUTIONS says.
@@ -6,6 +7,7 @@ end with 0 stands in CODES. Everything else is run as it is written, but for wha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -22,6 +24,7 @@ import yaml
 from stacks import spec
 from stacks.local.program import ROOT
 from tests.support.platform import Live
+from wms.seed.keys import write_keys
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
@@ -73,6 +76,7 @@ SUBSTITUTIONS = (
     # README speaks of the operator's stack; the context of the tests' platform is called local as well.
     (r'"\$WMS_HOME/local/', '"$WMS_HOME/{stack}/'),
     (r"^pulumi stack select local$", "pulumi stack select {stack}"),
+    (r"https://127\.40\.8\.1:", "https://{edge}:"),
 )
 
 
@@ -101,7 +105,8 @@ class Shell:
     def run(self, command: str) -> tuple[int, str]:
         """Run `command`; its exit code (-1: it did not end in time) and the end of what it printed."""
         for pattern, text in SUBSTITUTIONS:
-            command = re.sub(pattern, text.format(stack=self._platform.name), command)
+            edge = self._platform.inventory.web.edges[0].address
+            command = re.sub(pattern, text.format(stack=self._platform.name, edge=edge), command)
         if command.startswith(("pulumi up", "pulumi refresh")):
             self._refuse_another_network()
         script = "\n".join(
@@ -186,3 +191,44 @@ def test_command(shell: Shell, command: str) -> None:
         shell.wait_healthy()
     code, text = shell.run(command)
     assert code in CODES.get(command, {0}), f"$ {command}\n{text}\nexit code {code}"
+
+
+# The API
+
+
+def example() -> tuple[str, list[str]]:
+    """What the example of the API defines, and its requests."""
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    definitions, _, requests = block.partition("\n\n")
+    return definitions, re.findall(r"^api (?:.*\\\n)*.*", requests, re.MULTILINE)
+
+
+@pytest.fixture
+def key_file(shared_platform: Live) -> Iterator[None]:
+    """The tenants' API keys where `make demo` leaves them."""
+    path = shared_platform.home / "api-keys.json"
+    made = not path.exists()
+    if made:
+        write_keys(path, list(shared_platform.tenants))
+    yield
+    if made:
+        path.unlink()
+
+
+def test_the_example_of_the_api_works(shell: Shell, shared_platform: Live, key_file: None) -> None:
+    definitions, requests = example()
+    answers = []
+    for request in requests:
+        code, text = shell.run(f"set -e\n{definitions}\n{request}")
+        assert code == 0, f"{request}\n{text}\nexit code {code}"
+        answers.append(json.loads(text))
+    warehouses, stock, orders, movement = answers
+    assert warehouses["data"][0]["id"] == 1, "README takes the first warehouse for 1"
+    assert stock["sku"] == "SKU-000001" and stock["on_hand"] > 0
+    assert orders["pagination"]["limit"] == 2 and all(
+        set(order) == {"order_number", "status", "customer"} for order in orders["data"]
+    )
+    assert movement["type"] == "receipt" and movement["quantity"] == 10
+    # The same request again is the same movement.
+    code, text = shell.run(f"set -e\n{definitions}\n{requests[-1]}")
+    assert code == 0 and json.loads(text)["id"] == movement["id"], text

@@ -280,7 +280,7 @@ class Live(rig.Platform):
         pools = self.inventory.pools
         done = self.ran(
             [
-                *(sys.executable, "-m", "wms.seed", "--tenants", "2", "--warehouses", "1", "--skus", "20"),
+                *(sys.executable, "-m", "wms.seed", "--tenants", "2", "--warehouses", "1", "--skus", "200"),
                 *("--keys-out", str(path)),
             ],
             cwd=ROOT,

@@ -30,9 +30,11 @@ SHORT_S = 0.3
 """Of the impatient: what they asked for is unknown until it is settled."""
 PAUSE_S = 0.02
 """Between two requests of one worker: people at work, not a load to the limit."""
-SHARED_SKUS = 8
+SHARED_SKUS = 180
 """SKU-000001 and so on are ordered, picked and received by everybody; the ones after them have one worker each."""
 MAX_WORKERS = 12
+DEMAND = [1 / number for number in range(1, SHARED_SKUS + 1)]
+"""How much a shared SKU is asked for, by Zipf's law: a fifth of them makes 70 %, and people meet at the first."""
 UNKNOWN = 0
 """The status of a request without an answer."""
 AWAY = -1
@@ -90,7 +92,7 @@ class Change:
 class Load:
     """`workers` people at the warehouses of `tenants`, the last one of each impatient; a context manager.
 
-    `readers` more only read. All of them ask `urls` by turns.
+    `readers` more only read. All of them ask `urls` by turns, and rest `pause_s` (readers: `glance_s`) in between.
     """
 
     def __init__(
@@ -102,11 +104,12 @@ class Load:
         workers: int = 6,
         readers: int = 0,
         pause_s: float = PAUSE_S,
+        glance_s: float = PAUSE_S,
     ) -> None:
         assert workers <= MAX_WORKERS
         self.run = f"L{uuid.uuid4().hex[:8]}"
         """What every number, reference and key of this run begins with."""
-        self.urls, self.tenants, self.pause_s = tuple(urls), tuple(tenants), pause_s
+        self.urls, self.tenants = tuple(urls), tuple(tenants)
         self.pool = urllib3.PoolManager(
             ca_certs=ca, retries=False, timeout=PATIENCE_S, maxsize=workers + readers, num_pools=len(urls)
         )
@@ -120,12 +123,13 @@ class Load:
                 self,
                 number,
                 tenants[number % len(tenants)],
+                pause_s,
                 SHORT_S if number >= workers - len(tenants) else PATIENCE_S,
             )
             for number in range(workers)
         ]
         self._workers += [
-            Reader(self, workers + n, tenants[n % len(tenants)], PATIENCE_S) for n in range(readers)
+            Reader(self, workers + n, tenants[n % len(tenants)], glance_s) for n in range(readers)
         ]
 
     def __enter__(self) -> Load:
@@ -153,8 +157,7 @@ class Load:
         """
         self.stop()
         unknown = [change for change in self.changes if change.status == UNKNOWN]
-        asker = Worker(self, MAX_WORKERS, self.tenants[0], seconds)
-        asker.settling = True
+        asker = Worker(self, MAX_WORKERS, self.tenants[0], 0.0, seconds)
         for change in unknown:
             asker.tenant = next(t for t in self.tenants if t.tenant_id == change.tenant)
             try:
@@ -194,12 +197,14 @@ class Load:
 class Worker(threading.Thread):
     """One client of one tenant with a SKU of its own; `patience_s` for each change."""
 
-    def __init__(self, load: Load, number: int, tenant: TenantKey, patience_s: float) -> None:
+    def __init__(
+        self, load: Load, number: int, tenant: TenantKey, pause_s: float, patience_s: float = PATIENCE_S
+    ) -> None:
         super().__init__(daemon=True, name=f"worker-{number}")
-        self.load, self.number, self.tenant, self.patience_s = load, number, tenant, patience_s
+        self.load, self.number, self.tenant = load, number, tenant
+        self.pause_s, self.patience_s = pause_s, patience_s
         self.warehouse = tenant.warehouses[0]
         self.random = random.Random(number)
-        self.settling = False
         self.own = f"SKU-{SHARED_SKUS + number + 1:06d}"
         self.own_at = f"A-2-{number + 1}"
         self.own_units: int | None = None
@@ -238,10 +243,8 @@ class Worker(threading.Thread):
 
     def receive(self) -> None:
         """Two lines of a supplier's delivery; one comes in two parts."""
-        first, second = self.random.sample(range(1, SHARED_SKUS + 1), 2)
-        lines = [
-            {"sku": f"SKU-{sku:06d}", "expected": self.random.randint(20, 40)} for sku in (first, second)
-        ]
+        lines = [{"sku": sku, "expected": self.random.randint(20, 40)} for sku in self.wanted(2)]
+        first, second = self.random.sample(range(1, 51), 2)
         number = self.name_of("R")
         receipt = self.change(
             "receipt.create", "receipts", receipt_number=number, supplier="Metalúrgica Norte", lines=lines
@@ -259,13 +262,12 @@ class Worker(threading.Thread):
 
     def order(self) -> dict[str, Any]:
         """An order of two lines, with its stock reserved."""
-        skus = self.random.sample(range(1, SHARED_SKUS + 1), 2)
         order = self.change(
             "order.create", "orders",
             order_number=self.name_of("O"), customer="CUST-000001", priority=self.random.randint(1, 9),
             lines=[
-                {"sku": f"SKU-{sku:06d}", "quantity": self.random.randint(1, 3), "unit_price": "12.50"}
-                for sku in skus
+                {"sku": sku, "quantity": self.random.randint(1, 3), "unit_price": "12.50"}
+                for sku in self.wanted(2)
             ],
         )  # fmt: skip
         allocated = self.change("order.allocate", f"orders/{order['id']}/allocate")
@@ -324,7 +326,7 @@ class Worker(threading.Thread):
 
     def read(self) -> None:
         """One of the things that people look at."""
-        sku, warehouse = f"SKU-{self.random.randint(1, SHARED_SKUS):06d}", self.warehouse
+        (sku,), warehouse = self.wanted(1), self.warehouse
         mix = (
             ("stock.read", f"stock/{sku}"),
             ("stock.read", f"stock?warehouse_id={warehouse}&sku={sku}"),
@@ -338,6 +340,13 @@ class Worker(threading.Thread):
         self._turn += 1
         kind, path = mix[self._turn % len(mix)]
         self.get(path, kind)
+
+    def wanted(self, number: int) -> list[str]:
+        """So many different SKUs, by demand."""
+        found: set[int] = set()
+        while len(found) < number:
+            found.update(self.random.choices(range(1, SHARED_SKUS + 1), DEMAND))
+        return [f"SKU-{each:06d}" for each in found]
 
     # How they ask
 
@@ -427,7 +436,7 @@ class Worker(threading.Thread):
             "retry-after" in answered,
         )
         self.load.attempts.append(attempt)
-        time.sleep(0 if self.settling else self.load.pause_s * self.random.uniform(0.5, 1.5))
+        time.sleep(self.pause_s * self.random.uniform(0.5, 1.5))
         return attempt, document, answered
 
     def expect(self, fact: bool, text: str) -> None:
@@ -441,7 +450,18 @@ class Worker(threading.Thread):
 
 
 class Reader(Worker):
-    """Only looks."""
+    """Looks things up all day: what a SKU is and where it lies, and what became of the last orders."""
 
     def round(self) -> None:
+        (sku,), warehouse = self.wanted(1), self.warehouse
+        self.get(f"skus/{sku}", "sku.read")
+        self.get(f"stock/{sku}", "stock.read")
+        self.get(f"stock?warehouse_id={warehouse}&sku={sku}", "stock.read")
+        recent = [
+            change.answer["id"]
+            for change in self.load.changes[-200:]
+            if change.kind == "order.create" and change.done and change.tenant == self.tenant.tenant_id
+        ]
+        for order in self.random.sample(recent, min(2, len(recent))):
+            self.get(f"orders/{order}?warehouse_id={warehouse}", "order.read")
         self.read()
