@@ -42,6 +42,7 @@ def server(built: str) -> Iterator[Server]:
         yield made
     finally:
         made.stop()
+    assert made.drift == [], "the stand-in answers as the service does not"
 
 
 @pytest.fixture

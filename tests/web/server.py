@@ -1,4 +1,5 @@
-"""What stands in for the platform in the tests of the web application: its files, and an API with the service's shapes.
+"""What stands in for the platform in the tests of the web application: its files, and an API that takes and answers
+what the service's declaration says (tests/web/contract.py).
 
 Real sockets, so that a browser finds a real network; stopped, it is a real loss of it.
 """
@@ -15,6 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+from tests.web import contract
+from wms.api.problem import Problem
 
 DIST = Path(__file__).resolve().parents[2] / "wms" / "web" / "dist"
 KEYS = {"key-one": 1, "key-two": 2}
@@ -42,6 +48,7 @@ def sku(number: int, tenant: int) -> dict[str, Any]:
         "weight_g": 120 * number,
         "abc_class": "ABBCCC"[number % 6],
         "image": image,
+        "updated_at": stamp(hours=number),
     }
 
 
@@ -166,6 +173,8 @@ class Warehouse:
                         "warehouse_id": 1,
                         "warehouse": "Recife",
                         "on_hand": 2 * self.on_hand + 12,
+                        "reserved": 10,
+                        "available": 2 * self.on_hand + 2,
                         "locations": 2,
                     }
                 ]
@@ -173,6 +182,8 @@ class Warehouse:
                     "sku": code,
                     "name": "",
                     "on_hand": 2 * self.on_hand + 12,
+                    "reserved": 10,
+                    "available": 2 * self.on_hand + 2,
                     "warehouses": warehouses,
                 }
             case ["orders"]:
@@ -189,6 +200,7 @@ class Warehouse:
                     {
                         "id": n,
                         "type": kinds[n % 4],
+                        "warehouse_id": int(query["warehouse_id"]),
                         "sku": query.get("sku", f"SKU-{n:06d}"),
                         "quantity": n,
                         "from_location": None if n % 4 == 0 else "A-1-3",
@@ -221,16 +233,18 @@ class Warehouse:
                 order["status"] = "ALLOCATED"
                 for line in order["order_lines"]:
                     line["allocated"] = line["quantity"]
-                return 200, order
+                return 200, order | {"allocations": _held(order)}
             case ["orders", number, "cancel"]:
-                self.orders[int(number)]["status"] = "CANCELLED"
-                return 200, self.orders[int(number)]
+                order = self.orders[int(number)]
+                order["status"] = "CANCELLED"
+                return 200, order | {"released": _held(order)}
             case ["picks", number, "confirm"]:
                 task = next(each for each in self.picks if each["id"] == int(number))
                 task["picked"] = body["quantity"]
                 task["status"] = "PICKED" if body["quantity"] == task["quantity"] else "SHORT"
                 self.picks_confirmed.append({"task": task["id"], **body})
-                return 200, {key: task[key] for key in ("id", "status", "quantity", "picked", "order_id")}
+                shown = {key: task[key] for key in ("id", "sku", "status", "quantity", "picked", "order_id")}
+                return 200, shown | {"order_status": "PICKING", "transaction_id": 9, "on_hand": self.on_hand}
         return 404, _problem(404, "not-found", "no such resource")
 
 
@@ -245,6 +259,8 @@ class Server:
         self.url = f"http://{address}:{port}"
         self.warehouse = Warehouse()
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.drift: list[str] = []
+        """Answers of this one that are none of the service's."""
         self.delay_s = 0.0
         self.failing = False
         self._http: ThreadingHTTPServer | None = None
@@ -286,10 +302,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self._answer(None)
 
         def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("content-length", 0)))
-            self._answer(json.loads(raw or b"{}"))
+            self._answer(self.rfile.read(int(self.headers.get("content-length", 0))))
 
-        def _answer(self, body: dict[str, Any] | None) -> None:
+        def _answer(self, raw: bytes | None) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             server.seen.append((self.command, self.path, headers))
             url = urlsplit(self.path)
@@ -306,10 +321,22 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 status, content = 503, _problem(503, "unavailable", "the database is away")
             elif not tenant and not public:
                 status, content = 401, _problem(401, "unauthenticated", "this API key is unknown or revoked")
-            elif body is None:
-                status, content = server.warehouse.get(tenant, path, query)
             else:
-                status, content = server.warehouse.post(path, body)
+                try:
+                    meant = contract.asked(self.command, unquote(url.path), url.query, headers, raw or b"")
+                    status, content = (
+                        server.warehouse.get(tenant, path, query)
+                        if raw is None
+                        else server.warehouse.post(path, json.loads(raw or b"{}"))
+                    )
+                    if status < 300:
+                        assert meant is not None, f"the service has no {self.command} {url.path}"
+                        content = meant.answer(status, content)
+                except Problem as problem:
+                    status, content = contract.refusal(problem)
+                except (AssertionError, msgspec.ValidationError) as error:
+                    server.drift.append(f"{self.command} {self.path}: {error}")
+                    status, content = 500, _problem(500, "drift", str(error))
             kind = "application/json" if status < 400 else "application/problem+json"
             self._send(status, json.dumps(content).encode(), kind, "private, no-cache")
 
@@ -359,12 +386,19 @@ def _page(rows: list[Any], query: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _held(order: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"line_number": n, "sku": line["sku"], "location": "A-1-3", "quantity": line["quantity"]}
+        for n, line in enumerate(order["order_lines"], 1)
+    ]
+
+
 def _signed(token: str) -> dict[str, Any]:
     return {
         "access_token": token,
         "token_type": "Bearer",
         "expires_in": 900,
-        "refresh_token": "r" * 48,
+        "refresh_token": "wmsr_" + "r" * 43,
         "session_expires_at": stamp(hours=-12),
         "user_id": 1,
         "roles": ["picker"],

@@ -13,7 +13,7 @@ import pytest
 from tests.web.browser import Browser, Page
 from tests.web.conftest import ROOT, SCREENSHOTS
 from tests.web.server import DIST, Server
-from tests.web.steps import go, heading, sign_in
+from tests.web.steps import axe_script, go, heading, sign_in, violations
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 SECTIONS = {
@@ -340,14 +340,6 @@ def test_the_keyboard_reaches_everything_in_order(page: Page, server: Server) ->
     heading(page, "PED-00120")
 
 
-def axe_script() -> str:
-    """axe-core as package-lock.json has it, from the packages that `make web` installed."""
-    from toolchain import paths
-    from wms.web import build
-
-    return (build.packages(paths.cache()) / "axe-core" / "axe.min.js").read_text()
-
-
 PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "dashboard": ("/", lambda page: page.says("Pedidos por estado")),
     "inventory": ("/inventory", lambda page: page.says("SKU-000001")),
@@ -384,14 +376,3 @@ def test_every_page_is_accessible_and_has_its_picture_taken(
             assert sideways <= 0, f"{name} is {sideways} pixels wider than the screen"
         assert {name: wrong for name, wrong in found.items() if wrong} == {}
         assert page.errors == []
-
-
-def violations(page: Page) -> list[str]:
-    """What axe-core has against the page as it is now."""
-    return list(
-        page.run(
-            "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']}).then((found) =>"
-            "found.violations.map((each) => each.id + ': ' + each.nodes.map((node) =>"
-            "node.html.slice(0, 120) + ' ' + (node.any[0]?.message ?? '')).slice(0, 3).join(' | ')))"
-        )
-    )

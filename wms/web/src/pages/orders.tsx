@@ -5,7 +5,7 @@ import { ORDER_STATES, type Order } from "../api/types";
 import { More, Read, Status, Title } from "../parts/common";
 import { dateTime, money, number, t } from "../text/text";
 
-const FIELDS = "id,order_number,status,priority,total_value,created_at,customer";
+const FIELDS = "id,order_number,status,priority,total_value,created_at";
 
 export default function Orders(): ReactElement {
   const warehouse = useWarehouse();
