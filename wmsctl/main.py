@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "ledger": ("wmsctl.ledger.command", "Acknowledged writes, and whether they are all still there."),
     "edge": ("wmsctl.edge.command", "The caches at the edge: purge by key, by URL, or all."),
+    "partitions": (
+        "wmsctl.partitions.command",
+        "Partitions by time: status, maintenance, archive, and the way back.",
+    ),
     "node": ("wmsctl.node.command", "Power of the local target's nodes: kill, freeze, thaw, power on."),
     "context": (
         "wmsctl.contexts.command",

@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS ops.partition_archives (
     dropped_at      timestamptz,
     restored_at     timestamptz,
     expired_at      timestamptz,
-    CHECK (state = 'open' OR manifest <> '')
+    CHECK (state IN ('open', 'restored') OR manifest <> '')
 );
 -- A partition is in one archive at a time.
 CREATE UNIQUE INDEX IF NOT EXISTS partition_archives_live ON ops.partition_archives (table_name, lower_bound)
