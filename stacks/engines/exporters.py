@@ -59,7 +59,11 @@ def _postgres(platform: Platform, site: Site, node: Node) -> Process:
             "--disable-settings-metrics",
             "--log.level=warn",
         ),
-        files={"queries.yml": template("postgres-queries.yml.j2", heartbeat_ms=HEARTBEAT_MS)},
+        files={
+            "queries.yml": template(
+                "postgres-queries.yml.j2", heartbeat_ms=HEARTBEAT_MS, tables=platform.partitions.tables
+            )
+        },
         environment={
             "DATA_SOURCE_URI": f"{database}?{options}",
             "DATA_SOURCE_USER": "exporter",

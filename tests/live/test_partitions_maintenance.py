@@ -15,7 +15,11 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+import yaml
 
+from stacks import spec
+from stacks.engines import exporters
+from tests.stacks.golden import SITE
 from tests.support.partitioned import LEDGER, Load, Site, Warehouse, kept, load, warehouse
 from tests.support.postgres import Database, database
 from wmsctl.inventory import PartitionedTable
@@ -401,6 +405,40 @@ def test_d4_killed_inside_a_statement_its_backend_ends_by_itself(site: Site) -> 
     done = site.cli("partitions", "maintain", "--yes")
     assert done.code == 0, done.text
     assert gone in site.partitions()
+
+
+# What the exporter tells Prometheus
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Pacific/Kiritimati"])
+def test_d4_the_metric_of_the_alert_agrees_with_status(site: Site, zone: str) -> None:
+    tables: list[PartitionedTable] = []
+    for interval, key in (("month", "timestamptz"), ("week", "date"), ("day", "timestamp")):
+        name = f"metric_{interval}"
+        plain_table(site, name, key=key, default=interval == "day")
+        tables.append(declared(name, interval))
+    site.declare(LEDGER, *tables)
+    platform = spec.load(
+        "local", {"partitions": {"tables": [{"table": t.table, "interval": t.interval} for t in site.tables]}}
+    )
+    (exporter, *_) = [p for p in exporters.processes(platform, SITE) if p.name == "postgres-exporter"]
+    query = yaml.safe_load(exporter.files["queries.yml"])["wms_partitions"]["query"]
+
+    def told() -> dict[str, bool]:
+        # A role that may read no table of the service.
+        with site.db.connect("wms_ops") as c:
+            c.execute(f"SET timezone = '{zone}'".encode())
+            return {row[0]: bool(row[1]) for row in c.execute(query).fetchall()}
+
+    def shown() -> dict[str, bool]:
+        found = site.document("partitions", "status", codes=(0, 5))
+        return {t["table"]: t["covered_until"] is None or bool(t["missing"]) for t in found["tables"]}
+
+    assert told() == shown() == {t.table: t != LEDGER for t in site.tables}
+    assert site.cli("partitions", "maintain", "--yes").code == 0
+    assert told() == shown() == dict.fromkeys((t.table for t in site.tables), False)
+    for table in tables:
+        site.execute(f"DROP TABLE {table.table}")
 
 
 # Rights

@@ -38,7 +38,7 @@ def test_every_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
         for test in yaml.safe_load(path.read_text())["tests"]
         for case in test["alert_rule_test"]
     ]
-    assert alerts == {"DatabaseDown", "ReplicationLagHigh", "CacheDown"}
+    assert alerts == {"DatabaseDown", "ReplicationLagHigh", "CacheDown", "PartitionMissing"}
     assert {case["alertname"] for case in cases if case.get("exp_alerts")} == alerts
     assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == alerts
 
@@ -63,9 +63,17 @@ def test_the_lag_query_knows_the_beat_of_the_agent() -> None:
 
 
 def test_the_lag_query_gives_the_columns_that_are_metrics() -> None:
-    (query,) = yaml.safe_load(golden.rendered()["pg-1/postgres-exporter/queries.yml"]).values()
-    for column in (name for metric in query["metrics"] for name in metric):
-        assert f"AS {column}" in query["query"]
+    queries = yaml.safe_load(golden.rendered()["pg-1/postgres-exporter/queries.yml"])
+    assert set(queries) == {"wms_replication", "wms_partitions"}
+    for query in queries.values():
+        for column in (name for metric in query["metrics"] for name in metric):
+            assert f"AS {column}" in query["query"] or f"c.{column}," in query["query"]
+
+
+def test_d4_without_declared_tables_nobody_asks_for_partitions() -> None:
+    platform = spec.load("local", {"partitions": {"tables": []}})
+    (exporter, *_) = [p for p in exporters.processes(platform, golden.SITE) if p.name == "postgres-exporter"]
+    assert set(yaml.safe_load(exporter.files["queries.yml"])) == {"wms_replication"}
 
 
 class FakeConnection:
