@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis.asyncio.cluster import PipelineCommand
 
 from wms.cache_metrics import CacheMetrics
 from wms.settings import RedisSettings
@@ -34,6 +35,10 @@ class Node:
             raise self.trouble
         return b"PONG"
 
+    async def execute_pipeline(self, commands: list[PipelineCommand]) -> None:
+        for command in commands:
+            command.result = await self.execute_command(*map(str, command.args))
+
 
 class Client:
     """As much of redis-py's cluster client as is used."""
@@ -55,6 +60,9 @@ class Client:
 
     def get_node_from_key(self, _key: str) -> Node:
         return self._node
+
+    def get_node(self, node_name: str) -> Node | None:
+        return self._node if node_name == self._node.name else None
 
     async def get(self, _key: str) -> bytes:
         return await self._node.execute_command("GET")
