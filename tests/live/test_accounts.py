@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-import urllib3
 
-from tests.support.postgres import Database, database
-from tests.support.service import sent_by_requests
-from wms.seed import read_keys
+from tests.support import service as support
+from tests.support.postgres import Database
+from tests.support.service import Service, Tenant, sent_by_requests, until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,127 +29,48 @@ ENDS_WITHIN_S = 4.0
 """Of a credential that ended before its time: POLL_S with its jitter, and a loaded machine."""
 
 
-@dataclass(frozen=True)
-class Tenant:
-    """A tenant of the sample data and its administrator's key."""
-
-    id: int
-    key: str
-
-
-class Client:
-    """One service process and requests to it."""
-
-    def __init__(self, db: Database, folder: Path, **variables: str) -> None:
-        self.log = folder / "log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
-            "WMS_PROBE_INTERVAL_MS": "200",
-            "WMS_DRAIN_MS": "0",
-            "WMS_JWT_KEYS": f"new:{SECRETS['new']},old:{SECRETS['old']}",
-            "WMS_RATE_SIGN_IN": "1000",
-            "WMS_RATE_ANONYMOUS": "1000",
-            **db.environment(),
-            **variables,
-        }
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wms.serve"], cwd=folder, env=environment, stdout=file, stderr=file
-            )
-        self._pool = urllib3.HTTPConnectionPool(SERVICE_ADDRESS, 8000, maxsize=16, retries=False, timeout=20)
-
-    def call(
-        self, method: str, target: str, key: str = "", body: object = None, **headers: str
-    ) -> urllib3.BaseHTTPResponse:
-        """A request; a POST gets an Idempotency-Key of its own. Header names with _ for -."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        if key:
-            sent["Authorization"] = f"Bearer {key}"
-        if method == "POST":
-            sent.setdefault("Idempotency-Key", f"key-{next(NUMBERS)}")
-        return (
-            self._pool.request(method, target, headers=sent, json=body)
-            if body is not None
-            else (self._pool.request(method, target, headers=sent))
-        )
-
-    def user(self, tenant: Tenant, *roles: str) -> tuple[int, str]:
-        """(id, name) of a new user."""
-        name = f"user{next(NUMBERS)}"
-        body = {"username": name, "display_name": "Teste", "password": PASSWORD, "roles": roles}
-        made = self.call("POST", "/api/v1/users", tenant.key, body)
-        assert made.status == 201, made.data
-        return made.json()["user_id"], name
-
-    def signed_in(self, tenant: Tenant, name: str) -> dict[str, Any]:
-        """The answer to a sign-in."""
-        body = {"username": name, "password": PASSWORD}
-        made = self.call("POST", "/api/v1/tokens", tenant.key, body)
-        assert made.status == 201, made.data
-        return dict(made.json())
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        finally:
-            self.process.kill()
-            self._pool.close()
+def user(api: Service, tenant: Tenant, *roles: str) -> tuple[int, str]:
+    """(id, name) of a new user."""
+    name = f"user{next(NUMBERS)}"
+    body = {"username": name, "display_name": "Teste", "password": PASSWORD, "roles": roles}
+    made = api.call("POST", "/api/v1/users", tenant.key, body)
+    assert made.status == 201, made.data
+    return made.json()["user_id"], name
 
 
-def until(what: str, check: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    """Wait for `check`; network errors count as not yet."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if check():
-                return
-        except (OSError, urllib3.exceptions.HTTPError):
-            pass
-        time.sleep(0.05)
-    raise TimeoutError(f"not within {timeout_s} s: {what}")
+def signed_in(api: Service, tenant: Tenant, name: str) -> dict[str, Any]:
+    """The answer to a sign-in."""
+    body = {"username": name, "password": PASSWORD}
+    made = api.call("POST", "/api/v1/tokens", tenant.key, body)
+    assert made.status == 201, made.data
+    return dict(made.json())
 
 
 @pytest.fixture(scope="module")
 def db() -> Iterator[Database]:
     """The two servers with the schema in place."""
-    with database(DATABASE_ADDRESS) as made:
-        run(made, "wms.migrations", "up")
+    with support.migrated(DATABASE_ADDRESS) as made:
         yield made
-
-
-def run(db: Database, module: str, *arguments: str) -> None:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def tenants(db: Database, tmp_path_factory: pytest.TempPathFactory) -> list[Tenant]:
     """Two tenants with keys."""
-    path = tmp_path_factory.mktemp("keys") / "keys.json"
-    run(db, "wms.seed", "--skus", "5", "--warehouses", "1", "--keys-out", str(path))
-    return [Tenant(entry.tenant_id, entry.api_key) for entry in read_keys(path)]
+    return support.seeded(db, tmp_path_factory.mktemp("keys"), "--skus", "5")
 
 
 @pytest.fixture(scope="module")
-def api(db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    made = Client(db, tmp_path_factory.mktemp("service"))
-    try:
-        until("ready", lambda: made.call("GET", "/health/ready").json()["status"] == "ready")
+def api(db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    variables = {
+        "WMS_PROBE_INTERVAL_MS": "200",
+        "WMS_JWT_KEYS": f"new:{SECRETS['new']},old:{SECRETS['old']}",
+        # One test is about a limit.
+        "WMS_RATE_AUTHENTICATED": "1000",
+        "WMS_RATE_SIGN_IN": "1000",
+    }
+    support.without_jobs(db)
+    with support.service(db, tmp_path_factory.mktemp("service"), SERVICE_ADDRESS, **variables) as made:
         yield made
-        assert made.process.poll() is None, made.log.read_text()
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -178,7 +95,7 @@ def value(connection: psycopg.Connection[Any], statement: str, *parameters: obje
 
 
 def test_a_user_is_created_once_listed_by_page_and_told_to_the_outbox(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     tenant = tenants[0]
     body = {"username": "ana", "display_name": "Ana Souza", "password": PASSWORD, "roles": ["viewer"]}
@@ -193,7 +110,7 @@ def test_a_user_is_created_once_listed_by_page_and_told_to_the_outbox(
     assert value(owner, events, str(user_id), tenant.id) == 1
 
     for _ in range(3):
-        api.user(tenant, "picker")
+        user(api, tenant, "picker")
     names: list[str] = []
     cursor = ""
     while True:
@@ -208,10 +125,10 @@ def test_a_user_is_created_once_listed_by_page_and_told_to_the_outbox(
     assert not any(PASSWORD in row[0] for row in kept)
 
 
-def test_roles_change_what_a_refreshed_token_may_do(api: Client, tenants: list[Tenant]) -> None:
+def test_roles_change_what_a_refreshed_token_may_do(api: Service, tenants: list[Tenant]) -> None:
     tenant = tenants[0]
-    user_id, name = api.user(tenant, "viewer")
-    signed = api.signed_in(tenant, name)
+    user_id, name = user(api, tenant, "viewer")
+    signed = signed_in(api, tenant, name)
     token = signed["access_token"]
     assert api.call("GET", "/api/v1/configuration", token).status == 200
     refused = api.call("GET", "/api/v1/users", token)
@@ -234,10 +151,10 @@ def test_roles_change_what_a_refreshed_token_may_do(api: Client, tenants: list[T
 
 
 def test_a_refresh_token_is_good_once_and_its_copy_ends_the_session(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
-    _, name = api.user(tenants[0], "picker")
-    first = api.signed_in(tenants[0], name)["refresh_token"]
+    _, name = user(api, tenants[0], "picker")
+    first = signed_in(api, tenants[0], name)["refresh_token"]
     second = api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": first}).json()["refresh_token"]
     stolen = api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": first})
     assert (stolen.status, stolen.json()["errors"][0]["detail"]) == (401, "unknown-refresh-token")
@@ -248,32 +165,32 @@ def test_a_refresh_token_is_good_once_and_its_copy_ends_the_session(
     assert all(len(row[0]) == 32 for row in kept)
 
 
-def test_of_exchanges_at_once_one_wins(api: Client, tenants: list[Tenant]) -> None:
-    _, name = api.user(tenants[0], "picker")
-    token = api.signed_in(tenants[0], name)["refresh_token"]
+def test_of_exchanges_at_once_one_wins(api: Service, tenants: list[Tenant]) -> None:
+    _, name = user(api, tenants[0], "picker")
+    token = signed_in(api, tenants[0], name)["refresh_token"]
     barrier = threading.Barrier(4)
 
     def exchange(_: int) -> int:
         barrier.wait(10)
-        return api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status
+        return int(api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status)
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(exchange, range(4))) == [201, 401, 401, 401]
 
 
-def test_signing_out_ends_the_session(api: Client, tenants: list[Tenant]) -> None:
-    _, name = api.user(tenants[0], "picker")
-    token = api.signed_in(tenants[0], name)["refresh_token"]
+def test_signing_out_ends_the_session(api: Service, tenants: list[Tenant]) -> None:
+    _, name = user(api, tenants[0], "picker")
+    token = signed_in(api, tenants[0], name)["refresh_token"]
     for _ in range(2):
         assert api.call("POST", "/api/v1/tokens/revoke", body={"refresh_token": token}).status == 200
     assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
 
 
 def test_a_session_runs_out_and_is_forgotten(
-    api: Client, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
-    user_id, name = api.user(tenants[0], "picker")
-    token = api.signed_in(tenants[0], name)["refresh_token"]
+    user_id, name = user(api, tenants[0], "picker")
+    token = signed_in(api, tenants[0], name)["refresh_token"]
     owner.execute("UPDATE sessions SET expires_at = now() - interval '25 h' WHERE user_id = %s", (user_id,))
     assert api.call("POST", "/api/v1/tokens/refresh", body={"refresh_token": token}).status == 401
     with db.connect("wms_worker") as worker:
@@ -282,10 +199,10 @@ def test_a_session_runs_out_and_is_forgotten(
 
 
 def test_wrong_names_and_passwords_are_one_answer_and_an_inactive_user_is_out(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
-    user_id, name = api.user(tenants[0], "picker")
-    token = api.signed_in(tenants[0], name)["refresh_token"]
+    user_id, name = user(api, tenants[0], "picker")
+    token = signed_in(api, tenants[0], name)["refresh_token"]
     answers = [
         api.call("POST", "/api/v1/tokens", tenants[0].key, {"username": n, "password": p}).json()
         for n, p in ((name, "wrong password"), ("nobody-here", PASSWORD))
@@ -299,16 +216,16 @@ def test_wrong_names_and_passwords_are_one_answer_and_an_inactive_user_is_out(
 
 
 def test_a_key_for_a_frontend_can_sign_in_and_nothing_else(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
-    _, name = api.user(tenants[0], "viewer")
+    _, name = user(api, tenants[0], "viewer")
     owner.execute(
         "INSERT INTO api_keys (tenant_id, key_hash, name, role) VALUES (%s, sha256('wms_front'), 'f', 'frontend')",
         (tenants[0].id,),
     )
-    front = Tenant(tenants[0].id, "wms_front")
+    front = replace(tenants[0], key="wms_front")
     assert api.call("GET", "/api/v1/configuration", front.key).status == 403
-    token = api.signed_in(front, name)["access_token"]
+    token = signed_in(api, front, name)["access_token"]
     answer = api.call("GET", "/api/v1/configuration", token)
     assert (answer.status, answer.headers["ratelimit-limit"]) == (200, "1000")
 
@@ -317,7 +234,7 @@ def test_a_key_for_a_frontend_can_sign_in_and_nothing_else(
 
 
 def test_a_key_is_made_shown_once_used_and_revoked(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     tenant = tenants[0]
     body = {"name": "leitor 3", "role": "viewer"}
@@ -349,7 +266,7 @@ def test_a_key_is_made_shown_once_used_and_revoked(
 
 
 def test_a_key_that_was_revoked_elsewhere_is_refused_in_a_moment(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     """As by another process; this one had believed it for another half minute."""
     made = api.call("POST", "/api/v1/api-keys", tenants[0].key, {"name": "x", "role": "viewer"}).json()
@@ -364,11 +281,11 @@ def test_a_key_that_was_revoked_elsewhere_is_refused_in_a_moment(
 
 
 def test_who_is_put_out_is_out_in_a_moment_and_let_in_again(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     tenant = tenants[0]
-    user_id, name = api.user(tenant, "viewer")
-    signed = [api.signed_in(tenant, name) for _ in range(2)]
+    user_id, name = user(api, tenant, "viewer")
+    signed = [signed_in(api, tenant, name) for _ in range(2)]
     target = f"/api/v1/users/{user_id}/active"
     out = api.call("PUT", target, tenant.key, {"active": False})
     assert (out.status, out.json()["active"], out.json()["permissions"]) == (200, False, [])
@@ -390,14 +307,14 @@ def test_who_is_put_out_is_out_in_a_moment_and_let_in_again(
     back = api.call("PUT", target, tenant.key, {"active": True})
     assert back.json()["active"] and back.json()["permissions"]
     assert reason(api, signed[0]["access_token"]) == "session-ended", "old sessions stay ended"
-    assert reason(api, api.signed_in(tenant, name)["access_token"]) == ""
+    assert reason(api, signed_in(api, tenant, name)["access_token"]) == ""
     assert api.call("PUT", "/api/v1/users/999999/active", tenant.key, {"active": False}).status == 404
 
 
-def test_a_changed_password_ends_the_other_sessions(api: Client, tenants: list[Tenant]) -> None:
+def test_a_changed_password_ends_the_other_sessions(api: Service, tenants: list[Tenant]) -> None:
     tenant = tenants[0]
-    user_id, name = api.user(tenant, "viewer")
-    own, other = api.signed_in(tenant, name), api.signed_in(tenant, name)
+    user_id, name = user(api, tenant, "viewer")
+    own, other = signed_in(api, tenant, name), signed_in(api, tenant, name)
     target, new = f"/api/v1/users/{user_id}/password", "another good long one"
     wrong = {"old_password": "not the one at all", "new_password": new}
     assert api.call("PUT", target, own["access_token"], wrong).status == 422
@@ -417,9 +334,9 @@ def test_a_changed_password_ends_the_other_sessions(api: Client, tenants: list[T
         assert signed.status == status
 
 
-def test_signing_out_ends_the_access_token_too(api: Client, tenants: list[Tenant]) -> None:
-    _, name = api.user(tenants[0], "picker")
-    signed = api.signed_in(tenants[0], name)
+def test_signing_out_ends_the_access_token_too(api: Service, tenants: list[Tenant]) -> None:
+    _, name = user(api, tenants[0], "picker")
+    signed = signed_in(api, tenants[0], name)
     out = {"refresh_token": signed["refresh_token"]}
     assert api.call("POST", "/api/v1/tokens/revoke", body=out).status == 200
     until("out", lambda: reason(api, signed["access_token"]) == "session-ended", ENDS_WITHIN_S)
@@ -427,13 +344,13 @@ def test_signing_out_ends_the_access_token_too(api: Client, tenants: list[Tenant
 
 def test_a_sign_in_that_is_overtaken_opens_no_session(
     db: Database,
-    api: Client,
+    api: Service,
     tenants: list[Tenant],
     owner: psycopg.Connection[Any],
     app: psycopg.Connection[Any],
 ) -> None:
     """Between the check of the password and the session somebody puts the user out, or changes the password."""
-    user_id, _ = api.user(tenants[0], "viewer")
+    user_id, _ = user(api, tenants[0], "viewer")
     stored = value(owner, "SELECT password_hash FROM users WHERE user_id = %s", user_id)
     opened = "SELECT outcome FROM open_session(%s, %s, %s, sha256(%s), 'authenticated', 60)"
 
@@ -451,7 +368,7 @@ def test_a_sign_in_that_is_overtaken_opens_no_session(
         assert waiting.result(5) == "unknown_user"
 
 
-def reason(api: Client, token: str) -> str:
+def reason(api: Service, token: str) -> str:
     """Why a token is refused; empty when it is not."""
     answer = api.call("GET", "/api/v1/configuration", token)
     return "" if answer.status == 200 else str(answer.json()["errors"][0]["detail"])
@@ -461,7 +378,7 @@ def reason(api: Client, token: str) -> str:
 
 
 def test_configuration_is_changed_only_by_who_saw_it_last(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
     key, target = tenants[0].key, "/api/v1/configuration/picking.batch"
     assert api.call("PUT", target, key, {"value": 1}).status == 428
@@ -485,14 +402,14 @@ def test_configuration_is_changed_only_by_who_saw_it_last(
     assert value(owner, events) == 3
 
 
-def test_of_changes_at_once_one_wins(api: Client, tenants: list[Tenant]) -> None:
+def test_of_changes_at_once_one_wins(api: Service, tenants: list[Tenant]) -> None:
     target = "/api/v1/configuration/race"
     assert api.call("PUT", target, tenants[0].key, {"value": 0}, If_None_Match="*").status == 201
     barrier = threading.Barrier(4)
 
     def change(number: int) -> int:
         barrier.wait(10)
-        return api.call("PUT", target, tenants[0].key, {"value": number + 1}, If_Match='"1"').status
+        return int(api.call("PUT", target, tenants[0].key, {"value": number + 1}, If_Match='"1"').status)
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(change, range(4))) == [200, 412, 412, 412]
@@ -502,10 +419,10 @@ def test_of_changes_at_once_one_wins(api: Client, tenants: list[Tenant]) -> None
 
 
 def test_h2_a_tenant_reaches_nothing_of_another_through_the_endpoints(
-    api: Client, tenants: list[Tenant]
+    api: Service, tenants: list[Tenant]
 ) -> None:
     mine, other = tenants
-    user_id, name = api.user(other, "viewer")
+    user_id, name = user(api, other, "viewer")
     assert (
         api.call("PUT", "/api/v1/configuration/secret", other.key, {"value": 1}, If_None_Match="*").status
         == 201
@@ -519,7 +436,7 @@ def test_h2_a_tenant_reaches_nothing_of_another_through_the_endpoints(
     )
     body = {"username": name, "password": PASSWORD}
     assert api.call("POST", "/api/v1/tokens", mine.key, body).status == 401
-    token = api.signed_in(other, name)["access_token"]
+    token = signed_in(api, other, name)["access_token"]
     seen = api.call("GET", "/api/v1/configuration?limit=200", token, X_Tenant_Id=str(mine.id)).json()["data"]
     assert "secret" in [entry["key"] for entry in seen]
     page = api.call("GET", "/api/v1/users?limit=1", other.key)
@@ -532,11 +449,11 @@ TABLES = ("users", "user_roles", "sessions", "refresh_tokens", "configuration")
 
 
 def test_h2_the_services_own_role_sees_and_changes_rows_of_its_tenant_only(
-    api: Client, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
+    api: Service, tenants: list[Tenant], owner: psycopg.Connection[Any], app: psycopg.Connection[Any]
 ) -> None:
     mine, other = tenants
-    user_id, name = api.user(other, "viewer")
-    api.signed_in(other, name)
+    user_id, name = user(api, other, "viewer")
+    signed_in(api, other, name)
     api.call("PUT", "/api/v1/configuration/own", other.key, {"value": 1}, If_None_Match="*")
     for table in TABLES:
         assert value(owner, f"SELECT count(*) FROM {table} WHERE tenant_id = %s", other.id) > 0, table
@@ -583,10 +500,10 @@ def test_h2_the_services_own_role_sees_and_changes_rows_of_its_tenant_only(
 
 
 def test_a_token_costs_no_look_at_the_database(
-    api: Client, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
+    api: Service, db: Database, tenants: list[Tenant], owner: psycopg.Connection[Any]
 ) -> None:
-    _, name = api.user(tenants[0], "administrator")
-    token = api.signed_in(tenants[0], name)["access_token"]
+    _, name = user(api, tenants[0], "administrator")
+    token = signed_in(api, tenants[0], name)["access_token"]
     with db.connect("postgres") as admin:
         admin.execute("SELECT pg_stat_statements_reset()")
         for _ in range(5):

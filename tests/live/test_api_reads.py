@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.postgres import Database, database
-from tests.support.service import Service, module, service
+from tests.support.service import Service, module, service, without_jobs
 from wms.seed import TenantKey, read_keys
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
@@ -34,6 +34,7 @@ def keys(db: Database, tmp_path_factory: pytest.TempPathFactory) -> list[TenantK
 @pytest.fixture(scope="module")
 def wms(db: Database, keys: list[TenantKey], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert keys
+    without_jobs(db)
     with service(db, tmp_path_factory.mktemp("service"), SERVICE_ADDRESS, WMS_CURSOR_KEY="k" * 32) as made:
         yield made
 

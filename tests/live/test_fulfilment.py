@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 
+from tests.support import service as support
 from tests.support.fulfilment import (
     NUMBERS,
-    ROOT,
     Connection,
     Tenant,
     balances,
     broken_invariants,
     location_id,
-    migrated,
     new_order,
     order_body,
     product,
@@ -34,21 +27,19 @@ from tests.support.fulfilment import (
     status_of,
     value,
 )
-from tests.support.pki import Authority
 from tests.support.postgres import Database
-from tests.support.service import sent_by_requests
+from tests.support.service import Service, sent_by_requests
 from wms.domain.orders import ORDER
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
 DATABASE_ADDRESS = "127.43.22.1"
 SERVICE_ADDRESS = "127.43.22.2"
-PORT = 8000
 
 
 @pytest.fixture(scope="module")
 def db() -> Iterator[Database]:
     """The two servers with the schema in place."""
-    with migrated(DATABASE_ADDRESS) as made:
+    with support.migrated(DATABASE_ADDRESS) as made:
         yield made
 
 
@@ -77,89 +68,13 @@ def mine(tenants: list[Tenant]) -> Tenant:
     return tenants[0]
 
 
-class Service:
-    """The service's process and a client of it."""
-
-    def __init__(self, db: Database, folder: Path) -> None:
-        authority = Authority("service authority")
-        authority.write_bundle(folder / "ca.crt")
-        authority.write_node(folder / "node.pem", ("app-1",), SERVICE_ADDRESS)
-        self.log = folder / "log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "WMS_INSTANCE": "app-1",
-            "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
-            "WMS_BIND_PORT": str(PORT),
-            "WMS_TLS_CERT": str(folder / "node.pem"),
-            "WMS_TLS_KEY": str(folder / "node.pem"),
-            "WMS_DRAIN_MS": "0",
-            # Other tests are about limits.
-            "WMS_RATE_AUTHENTICATED": "0",
-            "WMS_RATE_ANONYMOUS": "0",
-            **db.environment(),
-        }
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wms.serve"], cwd=folder, env=environment, stdout=file, stderr=file
-            )
-        self._pool = urllib3.HTTPSConnectionPool(
-            SERVICE_ADDRESS, PORT, maxsize=32, ca_certs=str(folder / "ca.crt"), retries=False, timeout=30
-        )
-
-    def get(self, target: str, tenant: Tenant | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {tenant.key}"} if tenant else {}
-        return self._pool.request("GET", target, headers=headers)
-
-    def post(self, target: str, tenant: Tenant, body: dict[str, Any], key: str = "") -> Any:
-        headers = {
-            "Authorization": f"Bearer {tenant.key}",
-            "Idempotency-Key": key or f"key-{next(NUMBERS)}",
-        }
-        document = {"warehouse_id": tenant.warehouse} | body
-        return self._pool.request("POST", target, headers=headers, json=document)
-
-    def done(self, target: str, tenant: Tenant, body: dict[str, Any] | None = None) -> Any:
-        """The JSON of a POST that is to succeed."""
-        response = self.post(target, tenant, body or {})
-        assert response.status in (200, 201), response.data
-        return response.json()
-
-    def refused(self, status: int, kind: str, target: str, tenant: Tenant, body: dict[str, Any]) -> Any:
-        """The problem of a POST that is to be refused."""
-        response = self.post(target, tenant, body)
-        problem = response.json()
-        assert (response.status, problem["type"]) == (status, f"urn:wms:problem:{kind}"), response.data
-        return problem
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        finally:
-            self.process.kill()
-            self._pool.close()
-
-
 @pytest.fixture(scope="module")
 def service(
     db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    made = Service(db, tmp_path_factory.mktemp("service"))
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                if made.get("/health/ready").json()["status"] == "ready":
-                    break
-            except urllib3.exceptions.HTTPError:
-                pass
-            assert time.monotonic() < deadline, made.log.read_text()
-            time.sleep(0.05)
+    support.without_jobs(db)
+    with support.service(db, tmp_path_factory.mktemp("service"), SERVICE_ADDRESS, scheme="https") as made:
         yield made
-        assert made.process.poll() is None, made.log.read_text()
-    finally:
-        made.stop()
 
 
 # The life of an order

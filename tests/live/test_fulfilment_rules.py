@@ -28,7 +28,6 @@ from tests.support.fulfilment import (
     balances,
     broken_invariants,
     location_id,
-    migrated,
     new_order,
     product,
     released,
@@ -38,6 +37,7 @@ from tests.support.fulfilment import (
     value,
 )
 from tests.support.postgres import Database
+from tests.support.service import migrated
 from wms.domain.orders import ORDER, InsufficientStock, Want, plan
 from wms.domain.picking import TASK, Stop, settle, walk
 from wms.domain.shipments import SHIPMENT

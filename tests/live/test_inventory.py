@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -19,14 +15,13 @@ from urllib.parse import urlencode
 
 import psycopg
 import pytest
-import urllib3
 
-from tests.support.pki import Authority
-from tests.support.postgres import POOLER_PORT, Database, database
+from tests.support import service as support
+from tests.support.postgres import POOLER_PORT, Database
+from tests.support.service import Service, Tenant
 from wms.domain.inventory import Balance, Insufficient
 from wms.domain.receipts import MAX_LINES, RECEIPT
 from wms.migrations import files, runner
-from wms.seed import read_keys
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,20 +36,10 @@ LSN = "SELECT pg_current_wal_lsn()::text"
 Connection = psycopg.Connection[Any]
 
 
-def module(db: Database, name: str, *arguments: str) -> None:
-    """Run `python -m name` with the database's settings, through the pooler."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
-    done = subprocess.run(
-        [sys.executable, "-m", name, *arguments], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def db() -> Iterator[Database]:
     """The two servers with the schema in place."""
-    with database(DATABASE_ADDRESS) as made:
-        module(made, "wms.migrations", "up")
+    with support.migrated(DATABASE_ADDRESS) as made:
         yield made
 
 
@@ -72,21 +57,10 @@ def app(db: Database) -> Iterator[Connection]:
         yield connection
 
 
-@dataclass(frozen=True)
-class Tenant:
-    """A tenant of the sample data."""
-
-    id: int
-    key: str
-    warehouse: int
-
-
 @pytest.fixture(scope="module")
 def tenants(db: Database, tmp_path_factory: pytest.TempPathFactory) -> list[Tenant]:
     """Two tenants."""
-    path = tmp_path_factory.mktemp("keys") / "keys.json"
-    module(db, "wms.seed", "--skus", "20", "--warehouses", "1", "--keys-out", str(path))
-    return [Tenant(entry.tenant_id, entry.api_key, entry.warehouses[0]) for entry in read_keys(path)]
+    return support.seeded(db, tmp_path_factory.mktemp("keys"), "--skus", "20")
 
 
 @pytest.fixture
@@ -94,74 +68,13 @@ def mine(tenants: list[Tenant]) -> Tenant:
     return tenants[0]
 
 
-class Service:
-    """The service's process and a client of it."""
-
-    def __init__(self, db: Database, folder: Path) -> None:
-        authority = Authority("service authority")
-        authority.write_bundle(folder / "ca.crt")
-        authority.write_node(folder / "node.pem", ("app-1",), SERVICE_ADDRESS)
-        self.log = folder / "log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "WMS_INSTANCE": "app-1",
-            "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
-            "WMS_BIND_PORT": str(PORT),
-            "WMS_TLS_CERT": str(folder / "node.pem"),
-            "WMS_TLS_KEY": str(folder / "node.pem"),
-            "WMS_DRAIN_MS": "0",
-            **db.environment(),
-        }
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wms.serve"], cwd=folder, env=environment, stdout=file, stderr=file
-            )
-        self._pool = urllib3.HTTPSConnectionPool(
-            SERVICE_ADDRESS, PORT, maxsize=16, ca_certs=str(folder / "ca.crt"), retries=False, timeout=30
-        )
-
-    def get(self, target: str, tenant: Tenant, lsn: str = "") -> Any:
-        """With `lsn`, what is read is not older, and not from a cache."""
-        headers = {"Authorization": f"Bearer {tenant.key}"} | ({"WMS-Min-LSN": lsn} if lsn else {})
-        return self._pool.request("GET", target, headers=headers)
-
-    def data(self, target: str, tenant: Tenant) -> list[dict[str, Any]]:
-        """The items of a list."""
-        response = self.get(target, tenant)
-        assert response.status == 200, response.data
-        return list(response.json()["data"])
-
-    def post(self, target: str, tenant: Tenant, body: dict[str, Any], key: str = "") -> Any:
-        headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key or f"k-{next(NUMBERS)}"}
-        document = {"warehouse_id": tenant.warehouse} | body
-        return self._pool.request("POST", target, headers=headers, json=document)
-
-    def stop(self) -> None:
-        self._pool.close()
-        self.process.kill()
-        self.process.wait(10)
-
-
 @pytest.fixture(scope="module")
 def service(
     db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    made = Service(db, tmp_path_factory.mktemp("service"))
-    try:
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
-            try:
-                if made.get("/health/ready", tenants[0]).json()["status"] == "ready":
-                    break
-            except urllib3.exceptions.HTTPError:
-                pass
-            time.sleep(0.05)
-        else:
-            raise TimeoutError(f"the service is not ready:\n{made.log.read_text()}")
+    support.without_jobs(db)
+    with support.service(db, tmp_path_factory.mktemp("service"), SERVICE_ADDRESS, scheme="https") as made:
         yield made
-    finally:
-        made.stop()
 
 
 def value(connection: Connection, statement: str, *parameters: object) -> Any:
@@ -624,7 +537,7 @@ def test_a1_pages_of_skus_are_whole(service: Service, catalogue: Tenant) -> None
 def test_m4_capacity_counts_what_is_measured(service: Service, mine: Tenant, owner: Connection) -> None:
     target = f"/api/v1/warehouses/{mine.warehouse}/capacity"
     owner.execute("UPDATE locations SET capacity = NULL WHERE warehouse_id = %s", (mine.warehouse,))
-    before = service.get(target, mine, value(owner, LSN)).json()
+    before = service.get(target, mine, WMS_Min_LSN=value(owner, LSN)).json()
     assert (before["capacity"], before["utilisation"]) == (None, None)
     assert before["warehouse_id"] == mine.warehouse
     held = "SELECT sum(on_hand)::bigint FROM inventory_master WHERE warehouse_id = %s"
@@ -633,7 +546,7 @@ def test_m4_capacity_counts_what_is_measured(service: Service, mine: Tenant, own
         "UPDATE locations SET capacity = 1000000 WHERE warehouse_id = %s AND code IN ('A-1-1', 'A-1-2')",
         (mine.warehouse,),
     )
-    after = service.get(target, mine, value(owner, LSN)).json()
+    after = service.get(target, mine, WMS_Min_LSN=value(owner, LSN)).json()
     measured = value(
         owner,
         "SELECT sum(on_hand)::bigint FROM inventory_master JOIN locations USING (tenant_id, warehouse_id, location_id) "
@@ -797,7 +710,6 @@ def test_d2_each_endpoint_runs_one_statement(
     for tenant in tenants:
         assert service.get("/api/v1/skus", tenant).status == 200
     with db.connect("postgres") as root:
-        until_quiet(root)
         for number, step in enumerate(steps):
             root.execute("SELECT pg_stat_statements_reset()")
             assert step().status == 200, number
@@ -814,17 +726,6 @@ def own_statements(root: Connection) -> list[tuple[str, int]]:
         "WHERE r.rolname = 'wms_app' AND s.toplevel"
     ).fetchall()
     return [(query, calls) for query, calls in rows if not any(word in query for word in BACKGROUND)]
-
-
-def until_quiet(root: Connection) -> None:
-    """Wait for the end of the warming that a start of the service begins with."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        root.execute("SELECT pg_stat_statements_reset()")
-        time.sleep(0.5)
-        if not own_statements(root):
-            return
-    raise TimeoutError(f"the service does not rest: {own_statements(root)}")
 
 
 def test_h2_a_tenant_reaches_nothing_of_another(

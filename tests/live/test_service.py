@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -21,15 +20,13 @@ from typing import Any
 
 import psycopg
 import pytest
-import urllib3
 from psycopg import sql
 
-from tests.support.pki import Authority
-from tests.support.postgres import PASSWORDS, POOLER_PORT, Database, database
-from tests.support.service import sent_by_requests
+from tests.support import service as support
+from tests.support.postgres import PASSWORDS, POOLER_PORT, Database
+from tests.support.service import Service, Tenant, command, sent_by_requests, until
 from wms.domain.movements import InsufficientStock, Movement, settle
 from wms.migrations import files, runner
-from wms.seed import read_keys
 
 pytestmark = pytest.mark.live
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,126 +36,30 @@ PORT = 8000
 KEYS = count()
 
 
-def command(db: Database, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` with the database's settings."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 @pytest.fixture(scope="module")
 def db() -> Iterator[Database]:
     """The two servers with the schema in place."""
-    with database(DATABASE_ADDRESS) as made:
-        done = command(made, "wms.migrations", "up")
-        assert done.returncode == 0, done.stderr
+    with support.migrated(DATABASE_ADDRESS) as made:
         yield made
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """A tenant of the sample data."""
-
-    id: int
-    key: str
-    warehouse: int
 
 
 @pytest.fixture(scope="module")
 def tenants(db: Database, tmp_path_factory: pytest.TempPathFactory) -> list[Tenant]:
     """Two tenants with sample data and keys."""
-    path = tmp_path_factory.mktemp("keys") / "keys.json"
-    done = command(db, "wms.seed", "--skus", "40", "--warehouses", "1", "--keys-out", str(path))
-    assert done.returncode == 0, done.stderr
-    return [Tenant(entry.tenant_id, entry.api_key, entry.warehouses[0]) for entry in read_keys(path)]
+    return support.seeded(db, tmp_path_factory.mktemp("keys"), "--skus", "40")
 
 
-class Service:
-    """The service's process and a client of it."""
-
-    def __init__(self, db: Database, folder: Path, **variables: str) -> None:
-        authority = Authority("service authority")
-        authority.write_bundle(folder / "ca.crt")
-        authority.write_node(folder / "node.pem", ("app-1",), SERVICE_ADDRESS)
-        self.log = folder / "log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "WMS_INSTANCE": "app-1",
-            "WMS_BIND_ADDRESS": SERVICE_ADDRESS,
-            "WMS_BIND_PORT": str(PORT),
-            # One file with both, as the stack writes them.
-            "WMS_TLS_CERT": str(folder / "node.pem"),
-            "WMS_TLS_KEY": str(folder / "node.pem"),
-            "WMS_PROBE_INTERVAL_MS": "200",
-            "WMS_DRAIN_MS": "500",
-            "WMS_WRITE_ATTEMPT_MS": "1000",
-            **db.environment(),
-            **variables,
-        }
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wms.serve"], cwd=folder, env=environment, stdout=file, stderr=file
-            )
-        self._pool = urllib3.HTTPSConnectionPool(
-            SERVICE_ADDRESS, PORT, maxsize=64, ca_certs=str(folder / "ca.crt"), retries=False, timeout=30
-        )
-
-    def get(self, target: str, tenant: Tenant | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {tenant.key}"} if tenant else {}
-        return self._pool.request("GET", target, headers=headers)
-
-    def move(self, tenant: Tenant, kind: str, *, key: str = "", **body: Any) -> Any:
-        headers = {
-            "Authorization": f"Bearer {tenant.key}",
-            "Idempotency-Key": key or f"key-{next(KEYS)}",
-        }
-        document = {"type": kind, "warehouse_id": tenant.warehouse, **body}
-        return self._pool.request("POST", "/api/v1/movements", headers=headers, json=document)
-
-    def state(self) -> str:
-        return str(self.get("/health/ready").json()["status"])
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(20)
-        finally:
-            self.process.kill()
-            self._pool.close()
-
-
-def until(what: str, check: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    """Wait for `check`; network errors count as not yet."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if check():
-                return
-        except urllib3.exceptions.HTTPError:
-            pass
-        time.sleep(0.05)
-    raise TimeoutError(f"not within {timeout_s} s: {what}")
+SETTINGS = {"WMS_PROBE_INTERVAL_MS": "200", "WMS_DRAIN_MS": "500", "WMS_WRITE_ATTEMPT_MS": "1000"}
 
 
 @pytest.fixture(scope="module")
 def service(
     db: Database, tenants: list[Tenant], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    made = Service(db, tmp_path_factory.mktemp("service"))
-    try:
-        until("ready", lambda: made.state() == "ready")
+    with support.service(
+        db, tmp_path_factory.mktemp("service"), SERVICE_ADDRESS, scheme="https", **SETTINGS
+    ) as made:
         yield made
-        assert made.process.poll() is None, made.log.read_text()
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -807,10 +708,9 @@ def test_statements_of_a_lost_server_session_are_tried_again(
 
 
 def test_a_stop_loses_no_request(
-    db: Database, service: Service, tenants: list[Tenant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db: Database, service: Service, tenants: list[Tenant], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "SERVICE_ADDRESS", "127.43.9.3")
-    second = Service(db, tmp_path, WMS_ACCESS_LOG="all")
+    second = Service(db, tmp_path, "127.43.9.3", SETTINGS | {"WMS_ACCESS_LOG": "all"}, "https")
     try:
         until("ready", lambda: second.state() == "ready")
         target = f"/api/v1/stock?warehouse_id={tenants[0].warehouse}&sku=SKU-000001"
@@ -855,15 +755,10 @@ def test_a_busy_port_is_an_error_that_names_it(service: Service, db: Database) -
     assert f"cannot listen on {SERVICE_ADDRESS}:{PORT}: Address already in use" in done.stderr
 
 
-def test_a_service_before_its_migrations_says_so(
-    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "SERVICE_ADDRESS", "127.43.9.4")
-    address = f"{DATABASE_ADDRESS}:{5432}"
-    early = Service(
-        db, tmp_path, WMS_DB_HOSTS=address, WMS_DB_WRITE_NAME="postgres", WMS_DB_READ_NAME="postgres",
-        WMS_WORKER_WRITE_NAME="postgres", WMS_WORKER_READ_NAME="postgres",
-    )  # fmt: skip
+def test_a_service_before_its_migrations_says_so(db: Database, tmp_path: Path) -> None:
+    names = ("WMS_DB_WRITE_NAME", "WMS_DB_READ_NAME", "WMS_WORKER_WRITE_NAME", "WMS_WORKER_READ_NAME")
+    elsewhere = {"WMS_DB_HOSTS": f"{DATABASE_ADDRESS}:{5432}"} | dict.fromkeys(names, "postgres")
+    early = Service(db, tmp_path, "127.43.9.4", SETTINGS | elsewhere, "https")
     try:
         until("up", lambda: early.state() == "degraded")
         until("schema", lambda: "schema_migrations" in str(early.get("/health/ready").json()["checks"]))

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -16,8 +11,8 @@ from typing import Any
 
 import psycopg
 
-from tests.support.postgres import Database, database
-from wms.seed import read_keys
+from tests.support import service
+from tests.support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = count(1)
@@ -25,44 +20,22 @@ Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
-class Tenant:
+class Tenant(service.Tenant):
     """A tenant of the sample data with a customer."""
 
-    id: int
-    key: str
-    warehouse: int
     customer: str
-
-
-def module(db: Database, name: str, *arguments: str) -> None:
-    """Run `python -m name` with the database's settings."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | db.environment()
-    done = subprocess.run(
-        [sys.executable, "-m", name, *arguments], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@contextmanager
-def migrated(address: str) -> Iterator[Database]:
-    """A database with the schema in place."""
-    with database(address) as made:
-        module(made, "wms.migrations", "up")
-        yield made
 
 
 def seed(db: Database, owner: Connection, folder: Path) -> list[Tenant]:
     """Two tenants with sample data, a customer and an API key; `folder` gets the keys."""
-    path = folder / "keys.json"
-    module(db, "wms.seed", "--skus", "20", "--warehouses", "1", "--keys-out", str(path))
     found = []
-    for entry in read_keys(path):
-        code = f"C-T{entry.tenant_id}"
+    for tenant in service.seeded(db, folder, "--skus", "20"):
+        code = f"C-T{tenant.id}"
         owner.execute(
             "INSERT INTO customers (tenant_id, code, name, city) VALUES (%s, %s, 'Oficina Sol', 'Recife')",
-            (entry.tenant_id, code),
+            (tenant.id, code),
         )
-        found.append(Tenant(entry.tenant_id, entry.api_key, entry.warehouses[0], code))
+        found.append(Tenant(tenant.id, tenant.key, tenant.warehouse, code))
     return found
 
 
