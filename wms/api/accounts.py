@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -16,27 +16,11 @@ from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.passwords import check_new, count_guess, hashed, matches
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Id
+from wms.api.rules import GivenPassword, Id, Name, NewPassword, Role, Username
 from wms.cache import keys
-from wms.domain.passwords import MAX_LENGTH, MIN_LENGTH
 from wms.domain.roles import permissions_of
 from wms.store import accounts
 
-# (?!\n): in Python, $ also matches before a last line feed.
-Username = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[a-z0-9][a-z0-9._-]*$(?!\n)",
-        description="In lower case, unique in the tenant.",
-    ),
-]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
-Password = Annotated[str, Meta(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
-GivenPassword = Annotated[str, Meta(min_length=1, max_length=MAX_LENGTH)]
-"""One to be compared: rules for new ones may have changed since it was set."""
-Role = Literal["viewer", "picker", "receiver", "supervisor", "administrator"]
 Roles = Annotated[list[Role], Meta(max_length=5)]
 
 
@@ -57,7 +41,7 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     username: Username
     display_name: Name
-    password: Password
+    password: NewPassword
     roles: Roles
 
 
@@ -83,7 +67,7 @@ class PasswordRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The password as it is, and as it shall be."""
 
     old_password: GivenPassword
-    new_password: Password
+    new_password: NewPassword
 
 
 class PasswordChanged(msgspec.Struct, frozen=True):

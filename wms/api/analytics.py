@@ -8,7 +8,7 @@ import msgspec
 
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.problem import Problem
-from wms.api.stock import Id
+from wms.api.rules import Id
 from wms.domain import orders
 from wms.store import analytics
 

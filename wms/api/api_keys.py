@@ -8,16 +8,14 @@ from typing import Literal
 import msgspec
 
 from wms.api import commands
-from wms.api.accounts import Name
 from wms.api.authentication import forbidden
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem
-from wms.api.stock import Id
+from wms.api.rules import Id, KeyRole, Name
 from wms.store import api_keys
 from wms.store.keys import hash_of, new_key
 
-KeyRole = Literal["viewer", "picker", "receiver", "supervisor", "administrator", "frontend"]
 KeyTier = Literal["authenticated", "premium"]
 
 

@@ -13,14 +13,14 @@ from wms.api import cached, commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Code, Id
+from wms.api.rules import LINE, Code, Id
 from wms.cache import keys
 from wms.domain.movements import MAX_QUANTITY, InsufficientStock, InvalidMovement, Kind, Movement, adjustment
 from wms.store import movements
 
 Quantity = Annotated[int, Meta(ge=1, le=MAX_QUANTITY, description="Units.")]
 Change = Annotated[int, Meta(ge=-MAX_QUANTITY, le=MAX_QUANTITY, description="Units, signed, not 0.")]
-Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=LINE)]
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):

@@ -14,8 +14,8 @@ from wms.api import cached, commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, SelectPageParams, after, page
 from wms.api.problem import FieldError, Problem, wrong_field
+from wms.api.rules import Code, Id
 from wms.api.selection import Selectable, SelectParams
-from wms.api.stock import Code, Id
 from wms.cache import keys
 from wms.cache.keys import Key
 from wms.domain.movements import MAX_QUANTITY
@@ -25,7 +25,8 @@ from wms.store import orders
 
 Quantity = Annotated[int, Meta(ge=1, le=MAX_QUANTITY, description="Units.")]
 Price = Annotated[
-    str, Meta(pattern=r"^[0-9]{1,7}(\.[0-9]{1,2})?$", description="Of one unit, decimal, such as 12.50.")
+    str,
+    Meta(pattern=r"^[0-9]{1,7}(\.[0-9]{1,2})?$(?!\n)", description="Of one unit, decimal, such as 12.50."),
 ]
 Priority = Annotated[int, Meta(ge=1, le=9, description="1 is the most urgent.")]
 

@@ -46,7 +46,7 @@ Cursor = Annotated[
     Meta(
         min_length=1,
         max_length=_MAX_CURSOR,
-        pattern=r"^[A-Za-z0-9_-]+$",
+        pattern=r"^[A-Za-z0-9_-]+$(?!\n)",
         description="The cursor_after of the page before; without it, the first page.",
     ),
 ]

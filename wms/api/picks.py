@@ -13,7 +13,7 @@ from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import illegal_move
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Id
+from wms.api.rules import Id
 from wms.api.waves import PickTask
 from wms.cache import keys
 from wms.cache.keys import Key

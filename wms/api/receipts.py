@@ -14,11 +14,10 @@ from wms.api.movements import Quantity
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Code, Id
+from wms.api.rules import Code, Id, Name
 from wms.domain.receipts import MAX_LINES, RECEIPT, Status
 from wms.store import receipts
 
-Supplier = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 LineNumber = Annotated[int, Meta(ge=1, le=MAX_LINES)]
 
 
@@ -54,7 +53,7 @@ class NewReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     warehouse_id: Id
     receipt_number: Code
-    supplier: Supplier
+    supplier: Name
     lines: Annotated[list[ExpectedLine], Meta(min_length=1, max_length=MAX_LINES)]
 
 

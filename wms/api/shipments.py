@@ -13,13 +13,13 @@ from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import Warehouse, illegal_move
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Code, Id
+from wms.api.rules import LINE, Code, Id
 from wms.cache import keys
 from wms.domain.orders import ORDER
 from wms.domain.shipments import SHIPMENT, Status
 from wms.store import orders, shipments
 
-Carrier = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Carrier = Annotated[str, Meta(min_length=1, max_length=100, pattern=LINE)]
 
 
 class ShipmentsParams(PageParams, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,7 +13,7 @@ from wms.api.conditional import CachePolicy
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem
-from wms.api.stock import Code
+from wms.api.rules import LINE, Code
 from wms.store import skus
 
 AbcClass = Literal["A", "B", "C"]
@@ -22,7 +22,7 @@ Query = Annotated[
     Meta(
         min_length=1,
         max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
+        pattern=LINE,
         description='Words of the name, all of them; "a phrase", or, and -not as in a search engine.',
     ),
 ]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from wms.api import cached
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.problem import Problem
-
-Id = Annotated[int, Meta(ge=1, le=2**53 - 1, description="Whole numbers that JavaScript keeps exact.")]
-Code = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+from wms.api.rules import Code, Id
 
 
 class LookupParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,11 +14,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from wms.api.accounts import GivenPassword, Username
 from wms.api.authentication import unauthenticated
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply, Services
 from wms.api.passwords import count_guess, matches
 from wms.api.problem import Problem
+from wms.api.rules import GivenPassword, Username
 from wms.domain.passwords import NOBODYS
 from wms.domain.roles import permissions_of
 from wms.domain.tokens import LIFETIME_S
@@ -30,7 +30,10 @@ _logger = logging.getLogger("wms.api")
 RefreshToken = Annotated[
     str,
     Meta(
-        min_length=48, max_length=48, pattern=rf"^{REFRESH_PREFIX}[A-Za-z0-9_-]+$", description="Good once."
+        min_length=48,
+        max_length=48,
+        pattern=rf"^{REFRESH_PREFIX}[A-Za-z0-9_-]+$(?!\n)",
+        description="Good once.",
     ),
 ]
 

@@ -9,7 +9,7 @@ from wms.api.conditional import CachePolicy
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem
-from wms.api.stock import Id
+from wms.api.rules import Id
 from wms.domain.inventory import utilisation
 from wms.store import skus
 

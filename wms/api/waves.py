@@ -12,7 +12,7 @@ from wms.api import cached, commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import illegal_move
 from wms.api.problem import Problem, wrong_field
-from wms.api.stock import Id
+from wms.api.rules import Id
 from wms.cache import keys
 from wms.domain.orders import ORDER
 from wms.domain.picking import MAX_ORDERS, Status, WaveStatus
