@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from wmsctl.clients.postgres import lsn_bytes
 from wmsctl.errors import Failed, Unreachable
 
 Type = Literal["full", "diff", "incr"]
@@ -216,7 +217,9 @@ def _backups(found: _Stanza) -> tuple[Backup, ...]:
             started, stopped = (
                 datetime.fromtimestamp(moment, UTC) for moment in (raw.timestamp.start, raw.timestamp.stop)
             )
-            lsn_start, lsn_stop = (_lsn(raw.lsn.start), _lsn(raw.lsn.stop)) if raw.lsn is not None else (0, 0)
+            lsn_start, lsn_stop = (
+                (lsn_bytes(raw.lsn.start), lsn_bytes(raw.lsn.stop)) if raw.lsn is not None else (0, 0)
+            )
         except (ValueError, OverflowError, OSError) as error:
             raise CatalogueError(f"the backup {raw.label} has a wrong time or position: {error}") from error
         if stopped < started:
@@ -250,11 +253,6 @@ def _backups(found: _Stanza) -> tuple[Backup, ...]:
     if len(set(keys)) != len(keys):
         raise CatalogueError("pgbackrest info tells of one backup twice")
     return tuple(sorted(backups, key=lambda b: (b.repo, b.started, b.label)))
-
-
-def _lsn(text: str) -> int:
-    high, _, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
 
 
 def _trouble(repo: _Repo) -> str:

@@ -37,7 +37,7 @@ class Done:
 
 
 class Runner(Protocol):
-    """Runs pgbackrest, with the configuration and the user that it needs and times in UTC."""
+    """Runs pgbackrest with its configuration and stanza, as the user that it needs, with TZ=UTC for its labels."""
 
     def __call__(self, arguments: Sequence[str], deadline: Deadline) -> Done:
         """Run it to its end. Raises Unreachable when there is nowhere to run it, Unknown when the deadline passes."""
@@ -141,7 +141,7 @@ class Engine:
         return done
 
     def _call(self, *arguments: str) -> Done:
-        return self._run([f"--stanza={self.stanza}", *QUIET, *arguments], self._deadline)
+        return self._run([*QUIET, *arguments], self._deadline)
 
     def _failure(self, command: str, done: Done) -> Failed | Refused | Unreachable:
         reason = _reason(done.log) or f"exit code {done.code}"

@@ -13,8 +13,9 @@ The words, exactly. All days are of UTC, and a backup belongs to the day that it
   term ends on the first day of the month after it: never early.
 - A day, week, month or year without a sound backup has none: a hole. Its neighbours do not stay longer for it.
 - **Point in time**: every backup that ended within the last `point_in_time_days` times 24 hours stays, and the
-  **base**, the newest sound one that ended before, with the WAL from there on. Older backups keep only the WAL that
-  makes them consistent: they are points, not windows.
+  **base**, the newest proven one that ended before (while there is none, the newest sound one), with the WAL from
+  there on. Older backups keep only the WAL that makes them consistent: they are points, not windows. While the base
+  is not proven no WAL goes.
 - What a kept backup needs stays. In each repository the newest sound backup stays whatever its age, and so does one
   that was proven by a verification. An annotation `hold` keeps a backup for as long as it is there.
 """
@@ -298,15 +299,38 @@ def _point_in_time(
             until = periods.day_of(backup.stopped + term) + timedelta(days=1)
             word = "within the point-in-time window" if sound[backup.key] else "damaged: kept to look into"
             reasons[backup.key].append(Reason("point-in-time", word, until))
-    base = _base(mine, now - term, sound)
+    base = _base(held, policy, now, sound)
     if base is not None:
         reasons[base.key].append(Reason("base", "base of the point-in-time window"))
 
 
-def _base(backups: Iterable[Backup], begin: datetime, sound: Mapping[Key, bool]) -> Backup | None:
-    """The newest sound backup that ended at `begin` or before."""
-    older = [backup for backup in backups if backup.stopped <= begin and sound[backup.key]]
-    return max(older, key=lambda backup: backup.stopped, default=None)
+def _base(
+    held: Iterable[Held], policy: Policy, now: datetime, sound: Mapping[Key, bool], *, proven: bool = True
+) -> Backup | None:
+    """The newest sound backup that ended when the point-in-time window begins, or before.
+
+    With `proven` one that was proven comes before all that were not: the window is not moved onto a backup of which
+    nobody knows whether it is whole.
+    """
+    begin = now - timedelta(days=policy.point_in_time_days)
+    older = [
+        h
+        for h in held
+        if h.backup.repo == policy.point_in_time_repo and h.backup.stopped <= begin and sound[h.backup.key]
+    ]
+    best = max(older, key=lambda h: (proven and h.proven is not None, h.backup.stopped), default=None)
+    return best.backup if best is not None else None
+
+
+def carried_from(held: Sequence[Held], policy: Policy, now: datetime) -> dict[int, str]:
+    """Repository → label of the backup from which on its WAL has to be unbroken: the base of the point-in-time window,
+    and the oldest sound one while the window is younger than that. A long-term repository keeps no WAL to follow.
+    """
+    sound = soundness(held)
+    mine = [h.backup for h in held if h.backup.repo == policy.point_in_time_repo and sound[h.backup.key]]
+    base = _base(held, policy, now, sound, proven=False)
+    first = base or min(mine, key=lambda backup: backup.started, default=None)
+    return {policy.point_in_time_repo: first.label} if first is not None else {}
 
 
 def _needed(backups: Mapping[Key, Backup], reasons: dict[Key, list[Reason]]) -> None:
@@ -364,12 +388,12 @@ def _floors(
     for repo in sorted({key[0] for key in kept}):
         mine = [every[key].backup for key in kept if key[0] == repo]
         if repo == policy.point_in_time_repo:
-            begin = now - timedelta(days=policy.point_in_time_days)
-            floor = _base(mine, begin, sound)
+            floor = _base((every[key] for key in kept), policy, now, sound)
         else:
-            # One month's WAL beside it is reserve: from the newest backup that is known to be whole.
-            good = [b for b in mine if sound[b.key] and every[b.key].proven]
-            floor = max(good, key=lambda backup: backup.stopped, default=None)
+            floor = max((b for b in mine if sound[b.key]), key=lambda backup: backup.stopped, default=None)
+        # What nobody has proven is nothing to rely on alone: then all WAL stays.
+        if floor is not None and not every[floor.key].proven:
+            floor = None
         if floor is None or not floor.wal_start:
             continue
         newer = [backup for backup in mine if backup.label >= floor.label]

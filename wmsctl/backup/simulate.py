@@ -52,10 +52,15 @@ class Day:
     """The beginning of the point-in-time window; None while there is no backup."""
 
 
-def run(world: World, start: date, days: int, held: Iterable[Held] = ()) -> Iterator[Day]:
-    """Play `days` days from `start` 00:00 UTC on, beginning with the backups `held`; one Day for each."""
+def run(
+    world: World, start: date, days: int, held: Iterable[Held] = (), begin: datetime | None = None
+) -> Iterator[Day]:
+    """Play `days` days from `start` on, beginning with the backups `held`; one Day for each.
+
+    The first day begins at 00:00 UTC, or at its moment `begin`.
+    """
     state = _State(world, list(held))
-    now = periods.midnight(start)
+    now = begin or periods.midnight(start)
     for number in range(days):
         end = periods.midnight(start + timedelta(days=number + 1))
         state.begin_day()

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Literal, cast
 
 from wmsctl.backup.catalogue import Backup, printable
-from wmsctl.backup.wal import Chain
+from wmsctl.backup.wal import Chain, Gap
 from wmsctl.errors import Failed
 
 ANNOTATION = "verified"
@@ -176,8 +176,12 @@ class Finding:
     sha256: str
     troubles: tuple[str, ...]
     """Why it is damaged."""
+    gaps: tuple[Gap, ...]
+    """Of the WAL behind it: it can be restored to its own end and up to the first of them."""
     warnings: tuple[str, ...]
-    """What does not keep it from being restored to its own end, such as a gap in the WAL behind it."""
+    """Damage that does not keep it from being restored, such as one of the two copies of its manifest."""
+    notes: tuple[str, ...]
+    """What is worth knowing and no damage."""
     until: datetime | None
     """How far WAL carries it; None when it is a point."""
 
@@ -189,12 +193,14 @@ def judge(backup: Backup, files: Files | None, manifest: Manifest, chain: Chain 
     """
     troubles: list[str] = []
     warnings: list[str] = []
+    notes: list[str] = []
+    gaps: tuple[Gap, ...] = ()
     if files is None:
         troubles.append("pgBackRest did not look at it: it is not in the repository")
-    elif files.trouble:
+    elif files.trouble and (files.checked or manifest.readable):
         troubles.append(files.trouble)
     if manifest.trouble:
-        # One copy is enough to restore from, and reason enough to take a new backup.
+        # One copy is enough to restore from.
         (warnings if manifest.readable else troubles).append(manifest.trouble)
     if backup.damaged:
         troubles.append("pages with wrong checksums were copied from the database")
@@ -204,9 +210,9 @@ def judge(backup: Backup, files: Files | None, manifest: Manifest, chain: Chain 
             troubles += [f"it cannot be made consistent: {gap}" for gap in chain.gaps[:1]]
         else:
             until = chain.until
-            warnings += [str(gap) for gap in chain.gaps]
+            gaps = chain.gaps
         if chain.abandoned:
-            warnings.append("it is on a timeline that was left: WAL carries it to that timeline's end")
+            notes.append("it is on a timeline that was left: WAL carries it to that timeline's end")
     in_progress = files is not None and files.status == "in-progress"
     return Finding(
         backup=backup,
@@ -214,7 +220,9 @@ def judge(backup: Backup, files: Files | None, manifest: Manifest, chain: Chain 
         files=files.checked if files else 0,
         sha256=manifest.sha256,
         troubles=tuple(troubles),
+        gaps=gaps,
         warnings=tuple(warnings),
+        notes=tuple(notes),
         until=until,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from wmsctl.clients.postgres import lsn_bytes
 from wmsctl.errors import Failed
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -51,15 +52,9 @@ def segment(name: str, segment_bytes: int = SEGMENT_BYTES) -> Segment:
 
 def position(text: str) -> int:
     """An LSN such as 16/B374D848 as a number of bytes. Raises WalError."""
-    found = re.fullmatch(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", text)
-    if found is None:
+    if re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text) is None:
         raise WalError(f"{text!r} is no LSN; one looks like 16/B374D848")
-    return (int(found[1], 16) << 32) + int(found[2], 16)
-
-
-def position_text(number: int) -> str:
-    """A number of bytes as an LSN."""
-    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
+    return lsn_bytes(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +121,7 @@ class Gap:
 
     def __str__(self) -> str:
         what = f"WAL segment {self.first}" if self.count == 1 else f"WAL segments {self.first} to {self.last}"
-        missing = "is missing" if self.count == 1 else f"({self.count}) are missing"
+        missing = "is missing or damaged" if self.count == 1 else f"({self.count}) are missing or damaged"
         since = f"{self.after:%Y-%m-%d %H:%M:%S}" if self.after else "the beginning"
         until = f"{self.before:%Y-%m-%d %H:%M:%S}" if self.before else "now"
         return f"{what} {missing}, written between {since} and {until} UTC"

@@ -193,13 +193,25 @@ def test_nothing_goes_while_nothing_was_proven() -> None:
 
 
 def test_the_only_proven_backup_stays_although_its_time_is_over() -> None:
+    chain = Chain()
+    for day in (0, 40, 80, 120):
+        chain.take("full", at(day), repo=2, proven=day == 40)
+    found = plan(chain.held, Policy(tiers=(Tier("monthly", "month", 1, (2,)),)), at(121))
+    assert kinds(found, chain.backups[1]) == {"proven"} and found.refusals == ()
+    assert found.expire == (chain.backups[0], chain.backups[2])
+
+
+def test_the_window_does_not_move_onto_a_base_that_nobody_has_proven() -> None:
     chain = week(3)
     now = at(20, 20)
     proven = chain.backups[6]
     held = [h if h.backup == proven else replace(h, proven=None) for h in reaching(chain, now)]
     found = plan(held, POLICY, now)
-    assert kinds(found, proven) == {"proven"} and found.refusals == ()
+    assert kinds(found, proven) == {"base"} and found.refusals == ()
     assert all(found.decision(p.key).keep for p in ancestors(proven, index(tuple(chain.backups))))
+    assert [floor.label for floor in found.floors] == [proven.label]
+    nothing = plan([replace(h, proven=None) for h in held], POLICY, now)
+    assert nothing.floors == () and nothing.lost == ()
 
 
 def test_a_damaged_backup_stands_for_nothing_and_neither_does_what_needs_it() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wmsctl.backup import wal
 from wmsctl.backup.wal import Archive, Follower, Segment, Switch
+from wmsctl.clients.postgres import lsn_text
 
 MB = 1024 * 1024
 T0 = datetime(2026, 11, 1, tzinfo=UTC)
@@ -72,7 +73,7 @@ def test_what_is_no_name_is_refused(name: str) -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_positions(number: int) -> None:
-    assert wal.position(wal.position_text(number)) == number
+    assert wal.position(lsn_text(number)) == number
 
 
 @pytest.mark.parametrize("text", ["", "0", "0/", "x/1", "0/123456789", "1/2/3"])
@@ -114,10 +115,10 @@ def test_a_gap_is_named_by_segment_and_time_and_ends_what_is_reached() -> None:
     assert chain.last == "000000010000000000000005"
     assert [(g.first[-2:], g.last[-2:], g.count) for g in chain.gaps] == [("06", "07", 2), ("09", "09", 1)]
     assert str(chain.gaps[0]) == (
-        "WAL segments 000000010000000000000006 to 000000010000000000000007 (2) are missing,"
+        "WAL segments 000000010000000000000006 to 000000010000000000000007 (2) are missing or damaged,"
         " written between 2026-11-01 00:05:00 and 2026-11-01 00:08:00 UTC"
     )
-    assert str(chain.gaps[1]).startswith("WAL segment 000000010000000000000009 is missing")
+    assert str(chain.gaps[1]).startswith("WAL segment 000000010000000000000009 is missing or damaged")
 
 
 def test_a_backup_without_its_own_wal_cannot_be_restored_unless_it_holds_a_copy() -> None:
