@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psycopg
 
 from tests.support.postgres import BINARIES
 from tests.support.sandbox import service_user
+from wmsctl.deadline import Deadline
 
 STANZA = "wms"
 PASSPHRASES = {1: "passphrase-of-repo1", 2: "passphrase-of-repo2"}
@@ -56,6 +58,15 @@ pg1-path={home}/data
 pg1-socket-path={home}
 pg1-user=postgres
 """
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    output: bytes
+    log: str
 
 
 class Backups:
@@ -133,12 +144,17 @@ class Backups:
             time.sleep(0.05)
         return names
 
+    def __call__(self, arguments: Sequence[str], deadline: Deadline) -> Done:
+        """Run pgbackrest for wmsctl."""
+        done = self.pgbackrest(*arguments, timeout=deadline.timeout(60, "pgbackrest"))
+        return Done(done.returncode, done.stdout.encode(), done.stderr)
+
     def pgbackrest(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run pgbackrest, whatever it ends with."""
         return subprocess.run(
             ["pgbackrest", f"--config={self.home}/pgbackrest.conf", f"--stanza={STANZA}", *arguments],
             cwd=self.home, capture_output=True, text=True, errors="replace", timeout=timeout, stdin=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, **self._identity(),
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}, **self._identity(),
         )  # fmt: skip
 
     def command(self, *arguments: str) -> str:
@@ -154,6 +170,28 @@ class Backups:
         )
         line = next(line for line in out.splitlines() if "new backup label" in line)
         return line.rsplit("= ", 1)[1].strip()
+
+    def promote(self) -> None:
+        """Make the server begin a new timeline, as a promotion does; its history file is archived."""
+        self.stop()
+        (self.home / "data/standby.signal").touch()
+        if self._account:
+            os.chown(self.home / "data/standby.signal", self._account.pw_uid, self._account.pw_gid)
+        self.start()
+        with self.connect() as connection:
+            row = connection.execute("SELECT pg_promote(true, 20)").fetchone()
+        assert row == (True,)
+
+    def restore(self, label: str, *, repo: int = 1) -> Path:
+        """Restore a backup into a folder of its own, without starting a server; the folder."""
+        target = self.home / "restored"
+        target.mkdir(mode=0o700, exist_ok=True)
+        if self._account:
+            os.chown(target, self._account.pw_uid, self._account.pw_gid)
+        self.command(
+            "restore", f"--repo={repo}", f"--set={label}", f"--pg1-path={target}", "--delta", "--force"
+        )
+        return target
 
     def info(self) -> str:
         return self.command("info", "--output=json", "--log-level-console=off")

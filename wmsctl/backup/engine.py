@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from wmsctl.deadline import Deadline
 from wmsctl.errors import Failed, Refused, Unreachable
 
 LOCKED = 50
-"""pgBackRest's exit code when another one holds its lock."""
+"""pgBackRest's exit code when it cannot have its lock."""
 MISSING = 55
 """When a file that it is to read is not there."""
 
@@ -27,19 +26,21 @@ QUIET = ("--log-level-console=off", "--log-level-stderr=info")
 _WAL_COPY = re.compile(r"^pg_data/pg_wal/[0-9A-F]{24}=", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Done:
+class Ended(Protocol):
     """How a command ended. The log is for people, and holds no passphrase: pgBackRest hides them."""
 
-    code: int
-    output: bytes
-    log: str
+    @property
+    def code(self) -> int: ...
+    @property
+    def output(self) -> bytes: ...
+    @property
+    def log(self) -> str: ...
 
 
 class Runner(Protocol):
     """Runs pgbackrest with its configuration and stanza, as the user that it needs, with TZ=UTC for its labels."""
 
-    def __call__(self, arguments: Sequence[str], deadline: Deadline) -> Done:
+    def __call__(self, arguments: Sequence[str], deadline: Deadline) -> Ended:
         """Run it to its end. Raises Unreachable when there is nowhere to run it, Unknown when the deadline passes."""
         ...
 
@@ -134,18 +135,19 @@ class Engine:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Failed(f"pgbackrest repo-ls printed no listing of {path}: {error}") from error
 
-    def _done(self, *arguments: str) -> Done:
+    def _done(self, *arguments: str) -> Ended:
         done = self._call(*arguments)
         if done.code != 0:
             raise self._failure(arguments[0], done)
         return done
 
-    def _call(self, *arguments: str) -> Done:
+    def _call(self, *arguments: str) -> Ended:
         return self._run([*QUIET, *arguments], self._deadline)
 
-    def _failure(self, command: str, done: Done) -> Failed | Refused | Unreachable:
+    def _failure(self, command: str, done: Ended) -> Failed | Refused | Unreachable:
         reason = _reason(done.log) or f"exit code {done.code}"
-        if done.code == LOCKED:
+        # The code is the same when the lock's folder is not ours to write.
+        if done.code == LOCKED and "temporarily unavailable" in reason:
             return Refused(
                 f"pgbackrest {command} cannot begin: another backup or expiry is under way ({reason})",
                 hint="wait for it to end: wmsctl backup list",
@@ -163,7 +165,7 @@ def _reason(log: str) -> str:
     return printable(found[1], 300) if found else ""
 
 
-def _is_content(done: Done) -> bool:
+def _is_content(done: Ended) -> bool:
     """Whether a file was there and could not be decrypted or decompressed: truncated, or changed."""
     return bool(
         re.search(r"unable to flush|CryptoError|cipher header|FormatError|zst error|[Cc]hecksum", done.log)

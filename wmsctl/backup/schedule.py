@@ -3,7 +3,7 @@
 Four runs a day, at 00:00, 06:00, 12:00 and 18:00 UTC. The daily one at 00:00 is the first full backup, then a full
 one on the weekday of the week's start and a differential on the other days, so that tiers can expire exactly: a
 differential needs the week's full backup and nothing else. The others are incremental. With the first daily run of a
-month a full backup goes to the long-term repository, with the WAL that it needs inside it (--archive-copy).
+month a full backup goes to the long-term repository, with the WAL that it needs (docs/adr/0023).
 
 What is due follows from the backups that are there, not from a list of runs that were done: nothing is forgotten
 while the scheduler is off, and a backup that turns out to be damaged is due again by itself. Of several missed runs
@@ -90,8 +90,8 @@ class Due:
     slot: datetime
     """The time of the schedule that it is for."""
     reason: str
-    archive_copy: bool = False
-    """The backup is to hold the WAL that it needs, so that it can be restored from its own folder alone."""
+    self_contained: bool = False
+    """The repository gets no WAL by itself: it has to be given what the backup needs, and then stands alone."""
     at: datetime = datetime.min
     """Not to be tried before: after a failure a while is waited."""
 
@@ -114,7 +114,7 @@ def owed(
         if not any(backup.started >= slot for backup in fulls):
             word = f"the full backup of {slot:%Y-%m}" if fulls else "its first full backup"
             reason = f"repo{schedule.long_term} lacks {word}"
-            found.append(Due(schedule.long_term, "full", slot, reason, archive_copy=True))
+            found.append(Due(schedule.long_term, "full", slot, reason, self_contained=True))
     return tuple(found)
 
 

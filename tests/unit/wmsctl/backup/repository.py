@@ -11,11 +11,20 @@ from typing import Any
 
 from tests.unit.wmsctl.backup.worlds import Chain
 from wmsctl.backup.catalogue import Backup, dependents, index
-from wmsctl.backup.engine import MISSING, Done, Engine
+from wmsctl.backup.engine import MISSING, Engine
 from wmsctl.deadline import Deadline
 from wmsctl.invocation import Invocation
 
 STANZA = "wms"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    output: bytes
+    log: str
 
 
 @dataclass

@@ -11,12 +11,12 @@ import pytest
 import typer
 
 from tests.support import builders
-from tests.unit.wmsctl.backup.repository import Door, Pgbackrest
+from tests.unit.wmsctl.backup.repository import Done, Door, Pgbackrest
 from tests.unit.wmsctl.backup.worlds import Chain
 from wmsctl import inventory as contract
 from wmsctl.audit import Audit
 from wmsctl.backup import retention_command
-from wmsctl.backup.engine import LOCKED, Done
+from wmsctl.backup.engine import LOCKED
 from wmsctl.errors import Code, Failed, Refused, Unreachable, Usage, WmsctlError
 from wmsctl.invocation import Invocation, Options
 from wmsctl.journal import Journal
@@ -244,7 +244,11 @@ def test_expire_tells_of_wal_that_went_beside_the_plan(console: Console) -> None
 def test_a_running_backup_is_a_refusal_with_the_reason(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Done(LOCKED, b"", "ERROR: [050]: unable to acquire lock on file '/x/wms-backup.lock'")
+    held = Done(
+        LOCKED,
+        b"",
+        "ERROR: [050]: unable to acquire lock on file '/x/wms.lock': Resource temporarily unavailable",
+    )
     monkeypatch.setattr(Pgbackrest, "_expire", lambda *_: held)
     error = console.refused("expire --yes", Refused)
     assert "another backup or expiry is under way" in error.message

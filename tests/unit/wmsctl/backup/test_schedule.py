@@ -68,7 +68,7 @@ def test_the_month_begins_with_a_full_one_in_the_second_repository_that_holds_it
     chain.take("full", at(0, 0))
     chain.take("diff", at(2, 0))
     first = due(schedule, chain.backups, soundness(chain.held), at(2, 1))
-    assert [(d.repo, d.type, d.archive_copy) for d in first] == [(2, "full", True)]
+    assert [(d.repo, d.type, d.self_contained) for d in first] == [(2, "full", True)]
     chain.take("full", at(2, 1), repo=2)
     assert asked(chain, at(2, 5), schedule=schedule) == []
     december = at(9, 0)
