@@ -249,6 +249,8 @@ class Cache:
         self._start(key, flight, run())
 
     async def _look(self, text: str) -> Entry | None:
+        if not self._redis.available:
+            return None
         try:
             raw = await self._redis.get(text)
         except RedisUnavailable:
@@ -256,6 +258,8 @@ class Cache:
         return decode(raw) if raw is not None else None
 
     async def _fill(self, key: Key, value: object, lsn: int, took_s: float, seen: bytes, now: float) -> None:
+        if not self._redis.available:
+            return
         life = ttl.lifetime_s(key.kind, value is not None, self._chance())
         raw = encode("N" if value is None else "V", now + life, now, took_s, lsn, value)
         try:

@@ -148,6 +148,10 @@ class Memory(Redis):
         self.held: dict[str, bytes] = {}
         self.away = False
 
+    @property
+    def available(self) -> bool:
+        return True
+
     async def get(self, key: str) -> bytes | None:
         await asyncio.sleep(0)
         if self.away:
