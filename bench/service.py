@@ -41,7 +41,7 @@ STOCK, ORDER, CONFIRM, BY_KEY = "GET stock", "GET order with lines", "confirm pi
 PAGE, MEMORY = "page of orders", "memory of a worker"
 HELLO = ("smallest answer", "hello")
 POOLED, DIRECT = "pgbench, pooler", "pgbench, direct, prepared"
-TWIN, LARGE = "twin", "uncached, 10 times the SKUs"
+TWIN, LARGE = "twin", "10 times the SKUs"
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,10 @@ class Redis:
         if isinstance(answer, exceptions.MovedError | exceptions.AskError):
             # The client knows where to, and learns it.
             return await client.execute_command(*command.args)
+        if isinstance(answer, _AWAY):
+            raise answer
         if isinstance(answer, exceptions.ResponseError) and not isinstance(answer, exceptions.NoScriptError):
             return self._refused(str(command.args[0]), answer)
-        if isinstance(answer, Exception) and not isinstance(answer, exceptions.NoScriptError):
-            raise answer
         return answer
 
     async def xadd(self, stream: str, fields: dict[str, bytes], entry_id: str = "*", maxlen: int = 0) -> str:

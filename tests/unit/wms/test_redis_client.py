@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis import exceptions
 from redis.asyncio.cluster import PipelineCommand
 
 from wms.cache_metrics import CacheMetrics
@@ -29,15 +30,19 @@ class Node:
     def __init__(self) -> None:
         self.trouble: Exception | None = None
         self.clients = 0
+        self.answers: dict[tuple[Any, ...], Any] = {}
+        """To commands; to all others PONG."""
+        self.messages: list[list[tuple[Any, ...]]] = []
 
-    async def execute_command(self, *_words: str) -> bytes:
+    async def execute_command(self, *words: Any) -> Any:
         if self.trouble is not None:
             raise self.trouble
-        return b"PONG"
+        return self.answers.get(words, b"PONG")
 
     async def execute_pipeline(self, commands: list[PipelineCommand]) -> None:
+        self.messages.append([command.args for command in commands])
         for command in commands:
-            command.result = await self.execute_command(*map(str, command.args))
+            command.result = await self.execute_command(*command.args)
 
 
 class Client:
@@ -61,11 +66,13 @@ class Client:
     def get_node_from_key(self, _key: str) -> Node:
         return self._node
 
-    def get_node(self, node_name: str) -> Node | None:
-        return self._node if node_name == self._node.name else None
+    def get_node(self, node_name: str) -> Node:
+        assert node_name == self._node.name
+        return self._node
 
-    async def get(self, _key: str) -> bytes:
-        return await self._node.execute_command("GET")
+    async def execute_command(self, *words: Any) -> Any:
+        """Finds who has the key by now."""
+        return ("by way of the client", *words)
 
 
 class OneNode(Redis):
@@ -106,5 +113,64 @@ def test_a_connection_that_is_closed_under_a_call_is_redis_being_away(trouble: E
         assert await redis.get("a") == b"PONG"
         await redis.close()
         assert node.clients == 0
+
+    asyncio.run(story())
+
+
+def test_commands_of_one_turn_go_to_their_node_in_one_message_and_fail_each_for_itself() -> None:
+    async def story() -> None:
+        node = Node()
+        node.answers = {
+            ("GET", "full"): exceptions.OutOfMemoryError("OOM"),
+            ("GET", "moved"): exceptions.MovedError("1 127.0.0.9:6380"),
+        }
+        redis = OneNode(node)
+        redis.start()
+        await until(lambda: redis.available)
+        asked = [redis.get("a"), redis.get("full"), redis.get("moved")]
+        good, refused, moved = await asyncio.gather(*asked, return_exceptions=True)
+        assert node.messages == [[("GET", "a"), ("GET", "full"), ("GET", "moved")]]
+        assert good == b"PONG"
+        assert isinstance(refused, RedisUnavailable) and "OOM" in str(refused)
+        assert moved is None, "the client was asked, and found no bytes"
+        assert redis.healthy, "a refusal is no failure of the node"
+        await redis.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "trouble", [exceptions.ClusterDownError("down"), exceptions.ConnectionError("lost"), *CLOSED]
+)
+def test_an_answer_that_tells_of_the_nodes_trouble_is_everybodys(trouble: Exception) -> None:
+    async def story() -> None:
+        node = Node()
+        node.answers = {("GET", "b"): trouble}
+        redis = OneNode(node)
+        redis.start()
+        await until(lambda: redis.available)
+        found = await asyncio.gather(redis.get("a"), redis.get("b"), return_exceptions=True)
+        assert [type(one) for one in found] == [RedisUnavailable, RedisUnavailable]
+        assert not redis.healthy
+        await redis.close()
+
+    asyncio.run(story())
+
+
+def test_a_script_that_the_node_does_not_know_is_sent_whole() -> None:
+    async def story() -> None:
+        node = Node()
+        redis = OneNode(node)
+        redis.start()
+        await until(lambda: redis.available)
+        await redis.eval("return 1", ["k"], [2])
+        (digest,) = {words[1] for message in node.messages for words in message}
+        node.answers = {("EVALSHA", digest, 1, "k", 2): exceptions.NoScriptError("NOSCRIPT")}
+        assert await redis.eval("return 1", ["k"], [2]) == b"PONG"
+        assert [message[0] for message in node.messages[1:]] == [
+            ("EVALSHA", digest, 1, "k", 2),
+            ("EVAL", "return 1", 1, "k", 2),
+        ]
+        await redis.close()
 
     asyncio.run(story())
