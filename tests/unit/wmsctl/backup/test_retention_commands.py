@@ -29,6 +29,8 @@ SECTION = contract.Backup(
     config="pgbackrest.conf",
     archive_config="archive.conf",
     long_term_config="long-term.conf",
+    primary="primary",
+    port=8432,
     repositories=(
         contract.Repository(number=1, bucket="b"),
         contract.Repository(number=2, bucket="l", long_term=True),
