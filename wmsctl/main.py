@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("wmsctl.status.command", "The platform at a glance: a verdict, nodes, lag, pools, alerts."),
     "replicas": ("wmsctl.replicas.command", "Lag of the replicas; pause and resume their replay."),
     "failover": ("wmsctl.failover.command", "Switchover, promotion, rejoin, and the history of them."),
+    "backup": ("wmsctl.backup.command", "Backups: make them, see what there is."),
     "cache": (
         "wmsctl.cache.command",
         "The services' cache: hit rate, warming, invalidation, where a key is.",

@@ -114,8 +114,34 @@ def inventory(**changes: Any) -> inv.Inventory:
             prometheus=inv.Endpoint(node="monitor-1", address="127.99.9.1", port=9090),
         ),
         "hosts": inv.LocalHosts(home="/nowhere", supervisor="/nowhere/supervisor.sock"),
+        "backup": backup_settings(),
     }
     return inv.Inventory(**{**values, **changes})
+
+
+def backup_settings(**changes: Any) -> inv.Backup:
+    """The backup section as row R5 has it."""
+    values: dict[str, Any] = {
+        "stanza": "wms",
+        "process": "pgbackrest",
+        "program": "/usr/bin/pgbackrest",
+        "config": "pgbackrest.conf",
+        "archive_config": "archive.conf",
+        "long_term_config": "long-term.conf",
+        "primary": "primary",
+        "port": 8432,
+        "repositories": (
+            inv.Repository(number=1, bucket="wms-backup"),
+            inv.Repository(number=2, bucket="wms-backup-long-term", long_term=True),
+        ),
+        "schedule": inv.BackupSchedule(
+            daily="00:00", full_day="sunday", incremental=("06:00", "12:00", "18:00")
+        ),
+        "retention": inv.Retention(daily_days=7, weekly_weeks=4, monthly_months=12, archive_years=7),
+        "wal_wait_s": 60,
+        "newest_age_s": 28_800,
+    }
+    return inv.Backup(**{**values, **changes})
 
 
 def member_state(name: str = "pg-2", **changes: Any) -> MemberState:

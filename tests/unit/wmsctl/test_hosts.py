@@ -237,7 +237,7 @@ def test_an_unknown_node_is_a_usage_error(power: hosts.LocalPower) -> None:
 
 def test_every_port_of_a_node_is_known() -> None:
     whole = builders.inventory()
-    assert hosts.ports_of(whole, "pg-1") == (("127.99.2.1", 5432), ("127.99.2.1", 8008))
+    assert hosts.ports_of(whole, "pg-1") == tuple(("127.99.2.1", port) for port in (5432, 8008, 8432))
     assert [port for _, port in hosts.ports_of(whole, "proxy-1")] == [5000, 5001, 5002, 6432, 8404]
     assert [port for _, port in hosts.ports_of(whole, "monitor-1")] == [9090, 9093]
 

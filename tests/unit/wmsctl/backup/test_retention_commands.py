@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from msgspec.structs import replace
 
 from tests.support import builders
 from tests.unit.wmsctl.backup.repository import Done, Door, Pgbackrest
@@ -288,5 +289,5 @@ def test_plan_goes_on_from_what_there_is(console: Console) -> None:
 
 def test_a_wrong_day_and_a_platform_without_backups_are_mistakes_of_usage(console: Console) -> None:
     assert "is no day" in console.refused("plan --from tomorrow", Usage).message
-    console.inventory = builders.inventory()
+    console.inventory = replace(builders.inventory(), backup=None)
     assert "has no backups" in console.refused("plan", Usage).message
