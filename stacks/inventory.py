@@ -142,7 +142,13 @@ def _backup(p: Platform) -> contract.Backup:
         primary=pgbackrest.PRIMARY,
         port=p.backup.port,
         repositories=tuple(
-            contract.Repository(number=each.number, bucket=each.bucket, long_term=each.long_term)
+            contract.Repository(
+                number=each.number,
+                bucket=each.bucket,
+                long_term=each.long_term,
+                passphrase=each.passphrase,
+                path=f"/repo{each.number}",
+            )
             for each in pgbackrest.repositories(p)
         ),
         schedule=contract.BackupSchedule(

@@ -172,6 +172,10 @@ class Repository(Frozen, frozen=True):
     bucket: str
     long_term: bool = False
     """It holds monthly backups and the archive; PostgreSQL sends it no WAL."""
+    passphrase: str = ""
+    """Name of the secret that its files are encrypted with."""
+    path: str = ""
+    """Its folder in the bucket."""
 
 
 class BackupSchedule(Frozen, frozen=True):
