@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wmsctl.backup import periods
@@ -36,6 +36,7 @@ def test_r5_terms_end_on_the_day(day: str, unit: periods.Unit, count: int, until
     assert periods.later(date.fromisoformat(day), unit, count) == date.fromisoformat(until)
 
 
+@settings(deadline=None)
 @given(DAYS, UNITS, st.integers(1, 84))
 def test_a_term_is_never_shorter_than_promised(day: date, unit: periods.Unit, count: int) -> None:
     shortest = {"day": 1, "week": 7, "month": 28, "year": 365}[unit] * count
@@ -44,6 +45,7 @@ def test_a_term_is_never_shorter_than_promised(day: date, unit: periods.Unit, co
     assert (periods.later(day, unit, count) - day).days <= longest
 
 
+@settings(deadline=None)
 @given(DAYS, UNITS, st.integers(0, 6))
 def test_periods_lie_side_by_side(day: date, unit: periods.Unit, week_start: int) -> None:
     first = periods.first_day(day, unit, week_start)
@@ -78,6 +80,7 @@ def inside(found: tuple[Window, ...] | list[Window], moment: datetime) -> bool:
     return any(window.begin <= moment <= window.end for window in found)
 
 
+@settings(deadline=None)
 @given(windows(), windows())
 def test_lost_is_what_was_there_and_is_not(before: list[Window], after: list[Window]) -> None:
     gone = lost(merged(before), merged(after))
@@ -89,6 +92,7 @@ def test_lost_is_what_was_there_and_is_not(before: list[Window], after: list[Win
             assert inside(gone, moment)
 
 
+@settings(deadline=None)
 @given(windows())
 def test_merged_windows_are_the_same_moments_apart_from_each_other(found: list[Window]) -> None:
     whole = merged(found)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.wmsctl.backup.worlds import MONDAY, Chain, histories
@@ -292,6 +292,7 @@ def test_a_policy_that_promises_nothing_is_refused(values: dict[str, object]) ->
 # For any set of backups
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories())
 def test_every_backup_is_decided_on_and_no_kept_one_loses_what_it_needs(
     history: tuple[list[Held], datetime],
@@ -313,6 +314,7 @@ def test_every_backup_is_decided_on_and_no_kept_one_loses_what_it_needs(
         seen.add(backup.key)
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories())
 def test_r5_each_tier_keeps_what_stands_for_each_of_its_periods_until_the_day(
     history: tuple[list[Held], datetime],
@@ -331,6 +333,7 @@ def test_r5_each_tier_keeps_what_stands_for_each_of_its_periods_until_the_day(
                 assert stands == (backup == best and now.date() < due)
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories())
 def test_without_a_refusal_a_proven_backup_is_left_and_the_promised_window(
     history: tuple[list[Held], datetime],
@@ -363,6 +366,7 @@ def test_without_a_refusal_a_proven_backup_is_left_and_the_promised_window(
         assert any(map(restorable, held)) == any(map(restorable, after))
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories())
 def test_what_is_left_is_stable(history: tuple[list[Held], datetime]) -> None:
     held, now = history
@@ -373,6 +377,7 @@ def test_what_is_left_is_stable(history: tuple[list[Held], datetime]) -> None:
     assert again.expire == () and again.refusals == ()
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories(), st.integers(0, 20))
 def test_a_run_that_died_goes_on_with_the_rest_and_with_nothing_else(
     history: tuple[list[Held], datetime], done: int
@@ -388,6 +393,7 @@ def test_a_run_that_died_goes_on_with_the_rest_and_with_nothing_else(
     assert again.refusals == ()
 
 
+@settings(max_examples=60, deadline=None)
 @given(histories())
 def test_no_plan_depends_on_the_order_of_the_catalogue(history: tuple[list[Held], datetime]) -> None:
     held, now = history

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, time, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.wmsctl.backup.worlds import MONDAY, Chain, histories
@@ -166,6 +166,7 @@ def test_a_schedule_that_is_none_is_refused(values: dict[str, object]) -> None:
         Schedule(**values)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 1))
 def test_what_is_done_when_it_is_due_is_due_no_more(
     history: tuple[list[Held], datetime], second: int

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wmsctl.backup import wal
@@ -45,6 +45,7 @@ def test_names_are_those_of_postgresql(name: str, size: int, timeline: int, numb
     assert Segment(timeline, number).name(size) == name
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 2**32 - 1),
     st.integers(0, 2**40),
@@ -55,6 +56,7 @@ def test_a_name_is_read_as_it_was_written(timeline: int, number: int, megabytes:
     assert wal.segment(whole.name(megabytes * MB), megabytes * MB) == whole
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63), st.sampled_from([1, 16, 64]))
 def test_names_of_one_timeline_sort_as_their_numbers(number: int, megabytes: int) -> None:
     size = megabytes * MB
@@ -71,6 +73,7 @@ def test_what_is_no_name_is_refused(name: str) -> None:
         wal.segment(name)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_positions(number: int) -> None:
     assert wal.position(lsn_text(number)) == number
@@ -209,6 +212,7 @@ def worlds(draw: st.DrawFn) -> tuple[Archive, Segment, Segment, int, bool]:
     return found, Segment(timeline, first), Segment(timeline, last), newest, draw(st.booleans())
 
 
+@settings(deadline=None)
 @given(worlds())
 def test_a_chain_is_what_looking_at_each_segment_finds(
     world: tuple[Archive, Segment, Segment, int, bool],
