@@ -33,7 +33,15 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
 DESKTOP: dict[str, Any] = {"width": 1280, "height": 860}
 HANDHELD: dict[str, Any] = {"width": 412, "height": 823, "touch": True}
-STALE = "document.querySelector('[data-copy]')?.dataset.copy"
+CUT_OFF = """[...document.querySelectorAll('figure svg text')].filter((each) => {
+    const [text, svg] = [each, each.ownerSVGElement].map((one) => one.getBoundingClientRect());
+    return text.left < svg.left || text.right > svg.right;
+}).map((each) => each.textContent)"""
+STRETCHED = """[...document.querySelectorAll('.status')].filter((each) => {
+    const words = document.createRange();
+    words.selectNodeContents(each);
+    return each.getBoundingClientRect().width - words.getBoundingClientRect().width > 25;
+}).map((each) => each.textContent)"""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,8 @@ def look(page: Page, name: str) -> None:
     assert violations(page) == [], name
     sideways = page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert sideways <= 0, f"{name} is {sideways} pixels wider than the screen"
+    assert page.run(CUT_OFF) == [], f"texts of a chart in {name} are cut off"
+    assert page.run(STRETCHED) == [], f"states in {name} are wider than their words"
 
 
 def test_a_day_at_the_desk(chromium: Browser, site: Site) -> None:
@@ -152,7 +162,7 @@ def test_a_day_at_the_desk(chromium: Browser, site: Site) -> None:
         assert set(listed) == found and found
         look(page, "inventory")
         page.click(".list a")
-        page.says("Estoque por endereço")
+        page.says("Por armazém")
         look(page, "sku")
 
         go(page, "Pedidos")

@@ -108,7 +108,7 @@ function Detail({ of: order, changed }: { of: Order; changed: () => void }): Rea
           <table>
             <thead>
               <tr>
-                <th scope="col" className="number">{t("order.line")}</th>
+                <th scope="col">{t("order.line")}</th>
                 <th scope="col">SKU</th>
                 <th scope="col" className="number">{t("order.quantity")}</th>
                 <th scope="col" className="number">{t("order.allocated")}</th>
@@ -119,7 +119,7 @@ function Detail({ of: order, changed }: { of: Order; changed: () => void }): Rea
             <tbody>
               {lines.map((line) => (
                 <tr key={line.line_number}>
-                  <td className="number">{line.line_number}</td>
+                  <td>{line.line_number}</td>
                   <th scope="row">
                     <Link to={`/inventory/${encodeURIComponent(line.sku)}`}>{line.sku}</Link>
                   </th>

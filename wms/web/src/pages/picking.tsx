@@ -2,7 +2,7 @@ import { useEffect, useRef, useState, type FormEvent, type ReactElement } from "
 import { ApiProblem, newKey, post } from "../api/client";
 import { useOnline, useRead, useWarehouse } from "../api/hooks";
 import type { ConfirmedPick, Page, PickTask } from "../api/types";
-import { Age, Problem, Skeleton, Title } from "../parts/common";
+import { Age, Problem, Skeleton, Title, Unbroken } from "../parts/common";
 import { begin, cleaned, scan, within, type Pick } from "../picking/scan";
 import { number, t } from "../text/text";
 
@@ -27,7 +27,7 @@ export default function Picking(): ReactElement {
     picks.reload();
   };
   return (
-    <div className="picking">
+    <div className="picker">
       <Title aside={<Age of={picks} />}>{t("picking.title")}</Title>
       <p className="said" role="status" aria-live="polite">
         {said}
@@ -158,7 +158,7 @@ function Task({ task, place, confirmed, skip }: TaskProps): ReactElement {
         </div>
       </dl>
       <p className="verdict wrong" role="alert">
-        {wrong}
+        <Unbroken text={wrong} />
       </p>
       <p className="verdict right" role="status" aria-live="polite">
         {right}

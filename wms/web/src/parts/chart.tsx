@@ -4,7 +4,8 @@ import { hour, number, t } from "../text/text";
 
 const WIDTH = 720;
 const HEIGHT = 190;
-const LEFT = 44;
+/** Of a digit of the axis, about. */
+const DIGIT = 7;
 /** Room for half of the last hour's name. */
 const RIGHT = 10;
 const BOTTOM = 24;
@@ -20,7 +21,8 @@ export function ceiling(value: number): number {
 /** Bars per hour; the same figures as a table for those who cannot see it, or want the numbers. */
 export function HourChart({ hours, of, label }: { hours: Hour[]; of: "count" | "units"; label: string }): ReactElement {
   const top = ceiling(Math.max(0, ...hours.map((each) => each[of])));
-  const room = (WIDTH - LEFT - RIGHT) / Math.max(1, hours.length);
+  const left = 16 + DIGIT * Math.max(3, number(top).length);
+  const room = (WIDTH - left - RIGHT) / Math.max(1, hours.length);
   const y = (value: number): number => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   const every = Math.ceil(hours.length / 8);
   return (
@@ -28,8 +30,8 @@ export function HourChart({ hours, of, label }: { hours: Hour[]; of: "count" | "
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
         {[0, top / 2, top].map((value) => (
           <g key={value}>
-            <line className="grid" x1={LEFT} x2={WIDTH - RIGHT} y1={y(value)} y2={y(value)} />
-            <text x={LEFT - 8} y={y(value) + 4} textAnchor="end">
+            <line className="grid" x1={left} x2={WIDTH - RIGHT} y1={y(value)} y2={y(value)} />
+            <text x={left - 8} y={y(value) + 4} textAnchor="end">
               {value === top / 2 && top % 2 ? "" : number(value)}
             </text>
           </g>
@@ -38,7 +40,7 @@ export function HourChart({ hours, of, label }: { hours: Hour[]; of: "count" | "
           <g key={each.hour}>
             <rect
               className={index === hours.length - 1 ? "bar now" : "bar"}
-              x={LEFT + index * room + room * 0.14}
+              x={left + index * room + room * 0.14}
               width={room * 0.72}
               y={y(each[of])}
               height={Math.max(0, y(0) - y(each[of]))}
@@ -47,7 +49,7 @@ export function HourChart({ hours, of, label }: { hours: Hour[]; of: "count" | "
               <title>{t("chart.value", { hour: hour(each.hour), count: each.count, units: each.units })}</title>
             </rect>
             {(hours.length - 1 - index) % every === 0 && (
-              <text x={LEFT + (index + 0.5) * room} y={HEIGHT - 6} textAnchor="middle">
+              <text x={left + (index + 0.5) * room} y={HEIGHT - 6} textAnchor="middle">
                 {hour(each.hour)}
               </text>
             )}

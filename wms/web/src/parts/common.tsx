@@ -138,3 +138,20 @@ export function More({ of }: { of: Pages<unknown> }): ReactElement | null {
 export function Status({ of }: { of: OrderStatus }): ReactElement {
   return <span className={`status ${of.toLowerCase()}`}>{t(`status.${of}`)}</span>;
 }
+
+/** A sentence whose codes (A-1-7, SKU-000007) stay in one line: browsers break them at their hyphens. */
+export function Unbroken({ text }: { text: string }): ReactElement {
+  return (
+    <>
+      {text.split(/(\S+-\S+)/).map((part, index) =>
+        index % 2 ? (
+          <span key={index} className="code">
+            {part}
+          </span>
+        ) : (
+          part
+        ),
+      )}
+    </>
+  );
+}
