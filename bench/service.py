@@ -42,6 +42,7 @@ PAGE, MEMORY = "page of orders", "memory of a worker"
 HELLO = ("smallest answer", "hello")
 POOLED, DIRECT = "pgbench, pooler", "pgbench, direct, prepared"
 TWIN, LARGE = "twin", "10 times the SKUs"
+FLOOR, RELAYED = "server and psycopg alone", "service, relaying"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ RATIOS = (
     Ratio("GET from the near cache, to hello", (STOCK, "near cache"), HELLO, least=0.6),
     Ratio("GET from Redis, to hello", (STOCK, "Redis"), HELLO, least=0.2),
     Ratio("uncached GET, to pgbench through the pooler", (STOCK, "uncached"), (STOCK, POOLED), least=0.3),
+    Ratio("uncached GET, to server and psycopg alone", (STOCK, "uncached"), (STOCK, FLOOR)),
+    Ratio("server and psycopg alone, to pgbench through the pooler", (STOCK, FLOOR), (STOCK, POOLED)),
     Ratio("uncached GET, to pgbench without a pooler", (STOCK, "uncached"), (STOCK, DIRECT)),
     Ratio("uncached GET, to pgbench -S through the pooler", (STOCK, "uncached"), (BY_KEY, POOLED)),
     Ratio("confirm pick, to pgbench through the pooler", (CONFIRM, "service"), (CONFIRM, POOLED), least=0.4),
+    Ratio("the same with Redis and the relay of its events", (CONFIRM, RELAYED), (CONFIRM, POOLED)),
     Ratio("uncached GET stock, to the twin", (STOCK, "uncached"), (STOCK, TWIN), least=3),
     Ratio("uncached GET order, to the twin", (ORDER, "uncached"), (ORDER, TWIN), least=3),
     Ratio("confirm pick, to the twin", (CONFIRM, "service"), (CONFIRM, TWIN), least=3),
@@ -213,6 +217,9 @@ def reads(bed: Bed, keep: Keep) -> None:
     script = bed.folder / "stock.sql"
     script.write_text(stock_script(store.skus))
     keep(STOCK, POOLED, store.pgbench(shape, "-M", "extended", *variables, "-f", str(script)))
+    place = {"FLOOR_TENANT": str(store.tenant.tenant_id), "FLOOR_WAREHOUSE": str(store.warehouse)}
+    with bed.peer("bench.floor", **place) as pid:
+        keep(STOCK, FLOOR, bed.wrk(pid, PEER, store, stock_lua(store)))
     with bed.service(store) as service:
         run = partial(bed.wrk, service.process.pid, SERVICE, store)
         keep(STOCK, "uncached", run(stock_lua(store)))
@@ -228,9 +235,9 @@ def writes(bed: Bed, keep: Keep) -> None:
     """Confirmed picks, the same by pgbench and by the twin, and the reads of the twin."""
     store, shape = bed.store, bed.shape
     count = shape.seconds * PICKS_PER_S
-    for variant, place in (("service", store), (LARGE, bed.large)):
+    for variant, place in (("service", store), (RELAYED, store), (LARGE, bed.large)):
         lua = confirm_lua(place, place.open_tasks(count))
-        with bed.service(place, redis=True) as service:
+        with bed.service(place, redis=variant == RELAYED) as service:
             keep(CONFIRM, variant, bed.wrk(service.process.pid, SERVICE, place, lua))
     script = bed.folder / "confirm.sql"
     script.write_text(confirm_script(store.open_tasks(count), shape.connections))
@@ -373,12 +380,13 @@ def section(run: Run) -> list[str]:
 
 _MEANING = [
     "the machine, fsync is off. The CPU time is that of the process that answers. `hello` is one fixed answer by the",
-    "service's server with the service's settings. `uncached`: without Redis and near cache; its pgbench sends the",
-    "same statement, which sets the tenant, and for a pick the same message. The others have a Redis Cluster of",
-    "three masters with TLS, into which a confirmed pick also relays its events. The twin ([twin.py](../twin.py))",
-    "does less: no credential, limits, idempotency or events. Two limits bound the uncached GET: its SQL by pgbench",
-    "through the pooler (`-M extended`), and past it (`-M prepared`); so for `pgbench -S`, a select by key of 100,000",
-    "accounts.",
+    "service's server with the service's settings; `server and psycopg alone` is that with the lookup's statement",
+    "and nothing else of the service ([floor.py](../floor.py)). `near cache`, `Redis` and `service, relaying` have a",
+    "Redis Cluster of three masters with TLS, the others none: pgbench sends the same statement, which sets the",
+    "tenant, and for a pick the same message; `relaying`, the process also tells the cache what changed, and",
+    "publishes the events of its picks. The twin ([twin.py](../twin.py)) does less: no credential, limits,",
+    "idempotency or events. Two limits bound the uncached GET: its SQL by pgbench through the pooler",
+    "(`-M extended`), and past it (`-M prepared`); so for `pgbench -S`, a select by key of 100,000 accounts.",
 ]
 
 
