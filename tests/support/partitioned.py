@@ -5,8 +5,10 @@ for everything that `wmsctl partitions` does.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,11 +25,12 @@ from tests.support import builders
 from tests.support.postgres import PASSWORDS, POSTGRES_PORT, Database
 from tests.support.store import ACCESS_KEY, BUCKET, PORT, SECRET_KEY, Store
 from wmsctl import inventory as inv
+from wmsctl import main
 
 ROOT = Path(__file__).resolve().parents[2]
 LEDGER = inv.PartitionedTable(
     table="inventory_transactions", interval="month", premake=6, online_months=13, archive=True, keep_days=7,
-    archive_months=84, carry="carry_forward",
+    archive_months=1200, carry="carry_forward",
 )  # fmt: skip
 
 
@@ -120,13 +123,21 @@ class Site:
 
     # wmsctl
 
-    def cli(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> Ran:
-        """Run wmsctl; `env` is added to its environment."""
-        done = subprocess.run(
-            [sys.executable, "-m", "wmsctl", *arguments], env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
-        return Ran(done.returncode, done.stdout, done.stderr)
+    def cli(self, *arguments: str) -> Ran:
+        """Run a command line of wmsctl in this process: everything but the start of an interpreter."""
+        out, err = io.StringIO(), io.StringIO()
+        before = {name: os.environ.get(name) for name in self.environment if name.startswith("WMSCTL_")}
+        os.environ.update({name: self.environment[name] for name in before})
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main.run(list(arguments))
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+        return Ran(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start wmsctl without waiting; the caller waits for it."""
@@ -135,17 +146,18 @@ class Site:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def document(self, *arguments: str, codes: Sequence[int] = (0,), timeout: float = 120) -> dict[str, Any]:
+    def document(self, *arguments: str, codes: Sequence[int] = (0,)) -> dict[str, Any]:
         """The JSON document that a command prints."""
-        done = self.cli(*arguments, "-o", "json", timeout=timeout)
+        done = self.cli(*arguments, "-o", "json")
         assert done.code in codes, done.text
         found: dict[str, Any] = json.loads(done.out)
         return found
 
     def killed_at(self, moment: str, *arguments: str) -> None:
         """Run wmsctl and let it die (SIGKILL) at a moment of its steps."""
-        done = self.cli(*arguments, env={"WMSCTL_DIE_AT": moment})
-        assert done.code == -9, f"{moment} was not reached: {done.text}"
+        process = self.start(*arguments, env={"WMSCTL_DIE_AT": moment})
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == -9, f"{moment} was not reached: {process.returncode}\n{out}{err}"
 
     def operations_of(self, kind: str) -> list[dict[str, Any]]:
         """The journal's operations of a kind, oldest first: their last line."""
@@ -293,7 +305,7 @@ class Load:
 
 @contextlib.contextmanager
 def load(
-    site: Site, place: Warehouse, *, writers: int = 2, readers: int = 1, pause_s: float = 0.004
+    site: Site, place: Warehouse, *, writers: int = 2, readers: int = 1, pause_s: float = 0.01
 ) -> Iterator[Load]:
     """The service's own statements, from the service's role, until the body ends; every one is timed.
 
@@ -356,3 +368,29 @@ def kept(site: Site, found: Load) -> None:
         ).fetchone()
     assert rows is not None and rows[0] == len(found.acknowledged)
     assert differences(site) == []
+
+
+_WAITED = re.compile(rb"\[(\d+)\] LOG:  process \d+ acquired .* after (\d+\.\d+) ms")
+
+
+@contextlib.contextmanager
+def lock_waits(db: Database, role: str = "wms_app") -> Iterator[list[float]]:
+    """Every wait for a lock of more than 5 ms of the sessions of `role`, in ms, as PostgreSQL itself tells in its log;
+    filled in when the body ends. Unlike a client's clock it does not count that the machine was busy.
+    """
+    with db.connect("postgres") as c:
+        c.execute("ALTER SYSTEM SET log_lock_waits = on")
+        c.execute("ALTER SYSTEM SET deadlock_timeout = '5ms'")
+        c.execute("ALTER SYSTEM SET log_line_prefix = '%u [%p] '")
+        c.execute("SELECT pg_reload_conf()")
+        log = db.home / "postgres.log"
+        start, found = log.stat().st_size, list[float]()
+        time.sleep(0.1)
+        try:
+            yield found
+        finally:
+            for line in log.read_bytes()[start:].splitlines():
+                if line.startswith(role.encode()) and (waited := _WAITED.search(line)):
+                    found.append(float(waited[2]))
+            c.execute("ALTER SYSTEM RESET ALL")
+            c.execute("SELECT pg_reload_conf()")

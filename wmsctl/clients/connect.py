@@ -11,6 +11,7 @@ from wmsctl.secrets import Secrets
 
 if TYPE_CHECKING:
     from wmsctl.clients.etcd import Etcd
+    from wmsctl.clients.objectstore import ObjectStore
     from wmsctl.clients.patroni import Patroni, PatroniMember
     from wmsctl.clients.pgbouncer import PgBouncer
     from wmsctl.clients.postgres import Server
@@ -82,6 +83,12 @@ class Clients:
         from wmsctl.clients.redis import redis_nodes
 
         return redis_nodes(self.inventory, self.secrets)
+
+    def object_store(self) -> ObjectStore:
+        """The bucket of the platform. Raises Usage when it has none."""
+        from wmsctl.clients.objectstore import object_store
+
+        return object_store(self.inventory, self.secrets)
 
     def alertmanager(self) -> Alertmanager | None:
         from wmsctl.clients.prometheus import alertmanager

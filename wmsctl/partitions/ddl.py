@@ -156,7 +156,7 @@ def freeze(connection: Any, name: str, deadline: Deadline) -> None:
         with connection.transaction():
             if rows(
                 connection,
-                "SELECT FROM pg_trigger WHERE tgrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
+                "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
                 " AND tgname = %s",
                 (SCHEMA, name, FREEZE),
             ):

@@ -65,7 +65,9 @@ class Step:
         assert self.archive is not None
         if self.action == "drop":
             return f"drop {self.partition}, archived as {self.archive.id}, after looking at its files again"
-        return f"delete the archive {self.archive.id} from the store: its time is over"
+        return (
+            f"delete the archive {self.archive.id} from the store: its time is over, or a newer one is there"
+        )
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,17 @@ def _retention(table: Table, now: datetime) -> Iterator[Step]:
             continue  # somebody attached it by hand: the notes say so
         if each.state == "proven" and each.proven_at and kept_until(table.spec, each.proven_at) <= now:
             yield Step("drop", table.name, each.partition, archive=each)
-        elif each.state in ("dropped", "restored") and archived_until(table.spec, each.upper) <= now:
-            yield Step("expire", table.name, each.partition, archive=each)
+        elif each.manifest and each.state in ("dropped", "restored"):
+            over = archived_until(table.spec, each.upper) <= now
+            if over or (each.state == "restored" and _replaced(table, each)):
+                yield Step("expire", table.name, each.partition, archive=each)
+
+
+def _replaced(table: Table, archive: Archive) -> bool:
+    """Whether the partition was brought back from this archive, and archived again since."""
+    return any(
+        each.partition == archive.partition and each.state in ("proven", "dropped") for each in table.archives
+    )
 
 
 def archivable(table: Table, now: datetime) -> tuple[str, ...]:
@@ -209,10 +220,10 @@ class Archiving:
     def words(self) -> tuple[str, ...]:
         said = {
             "freeze": f"refuse further changes of {self.partition}",
-            "carry": "write the balances that it leaves behind",
+            "carry": f"write the balances that {self.partition} leaves behind",
             "detach": f"detach {self.partition} beside the traffic",
-            "export": "export it to the store, with a manifest",
-            "prove": "read it back, load it into a scratch table, compare",
+            "export": f"export {self.partition} to the store, with a manifest",
+            "prove": f"read {self.partition} back, load it into a scratch table, compare",
         }
         return tuple(said[step] for step in self.steps)
 
@@ -402,9 +413,11 @@ def _future(table: Table, now: datetime, until: datetime) -> Iterator[Event]:
         yield Event(at, "archive", table.name, period.name(table.name))
         yield from _end(table, period.name(table.name), period.upper, at, now, until)
     for archive, state, proven_at in ends:
-        if state == "proven" and proven_at:
+        if state == "restored" and archive.manifest and _replaced(table, archive):
+            yield Event(now, "expire", table.name, archive.partition)
+        elif state == "proven" and proven_at:
             yield from _end(table, archive.partition, archive.upper, proven_at, now, until)
-        elif state in ("dropped", "restored"):
+        elif archive.manifest and state in ("dropped", "restored"):
             at = max(now, archived_until(spec, archive.upper))
             if at <= until:
                 yield Event(at, "expire", table.name, archive.partition)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from wmsctl.output import Cell, Printer, Styled, size
 from wmsctl.partitions import plan
 from wmsctl.partitions.snapshot import Archive, Partition, Snapshot, Table, current, kept_until
+
+if TYPE_CHECKING:
+    from wmsctl.partitions.run import Verified
 
 STYLES = {"missing": "bad", "detaching": "bad", "due": "warn", "current": "good", "archiving": "warn"}
 
@@ -193,6 +197,57 @@ def draw(printer: Printer, found: Status) -> None:
             printer.text(f"  foreign keys from outside: {', '.join(each.foreign_keys)}", "warn")
         if each.due:
             printer.text(f"  next to archive: {', '.join(each.due)}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of `wmsctl partitions plan`."""
+
+    at: str
+    action: str
+    """create, archive, drop or expire."""
+    table: str
+    partition: str
+
+
+def planned(events: tuple[plan.Event, ...]) -> list[Planned]:
+    """The document of `wmsctl partitions plan`."""
+    return [Planned(moment(each.at) or "", each.action, each.table, each.partition) for each in events]
+
+
+def draw_planned(printer: Printer, found: list[Planned]) -> None:
+    words = {
+        "create": "make it",
+        "archive": "detach it and archive it",
+        "drop": "drop its kept table",
+        "expire": "delete its archive from the store",
+    }
+    if not found:
+        printer.text("nothing")
+        return
+    printer.table(
+        ["ON", "PARTITION", "WHAT"], [[each.at[:10], each.partition, words[each.action]] for each in found]
+    )
+
+
+def draw_verified(printer: Printer, found: Verified) -> None:
+    """The tables of `wmsctl partitions verify`."""
+    rows: list[list[Cell]] = [
+        [
+            each.partition, each.state, Styled("whole", "good") if each.whole else Styled("damaged", "bad"), each.rows,
+            each.files, size(each.bytes), each.loaded, each.archive,
+        ]
+        for each in found.archives
+    ]  # fmt: skip
+    if rows:
+        printer.table(["PARTITION", "STATE", "ARCHIVE", "ROWS", "FILES", "SIZE", "LOADED", "ID"], rows)
+    else:
+        printer.text("nothing is archived")
+    for each in found.archives:
+        for trouble in each.troubles:
+            printer.text(f"  {trouble}", "bad")
+    for name in found.strangers:
+        printer.text(f"  {name} is in the store, and no record tells of it", "warn")
 
 
 def _state(row: Row) -> Cell:

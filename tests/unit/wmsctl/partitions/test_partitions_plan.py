@@ -199,6 +199,18 @@ def test_d4_an_archive_is_deleted_when_its_months_are_over() -> None:
     assert ("expire", "moves_2025_02") not in actions(kept, midnight(date(2027, 3, 1)))
 
 
+def test_d4_an_archive_that_a_newer_one_replaces_is_deleted_and_no_other() -> None:
+    old = p.archive(p.month("2025-11"), "restored", id="old")
+    table = p.table(archives=(old,))
+    assert actions(table) == []
+    for state in ("proven", "dropped"):
+        newer = p.archive(p.month("2025-11"), state, id="new")
+        assert actions(replace(table, archives=(newer, old))) == [("expire", "moves_2025_11")]
+    assert actions(replace(table, archives=(p.archive(p.month("2025-11"), "open", id="new"), old))) == []
+    nothing = replace(old, manifest="")
+    assert actions(replace(table, archives=(p.archive(p.month("2025-11"), id="new"), nothing))) == []
+
+
 # archive
 
 
