@@ -236,9 +236,9 @@ def archiving(
     if table is None or table.trouble:
         return Refusal(table.trouble if table else f"{table_name} is not declared as partitioned")
     part = next((each for each in table.partitions if each.name == name), None)
-    known = next(
-        (each for each in table.archives if each.partition == name and each.state != "restored"), None
-    )
+    known = next((each for each in table.archives if each.partition == name), None)
+    if known and (known.state == "restored" or (known.state == "expired" and part)):
+        known = None  # that one is over: this is the next
     if known and known.state != "open":
         if part is None:
             return known

@@ -252,10 +252,19 @@ def test_d4_what_is_archived_is_not_archived_again(state: str) -> None:
     assert archiving(p.table(past=5, archives=(done,)), "moves_2025_09") == done
 
 
-def test_d4_what_was_brought_back_can_be_archived_again() -> None:
-    back = p.archive(p.month("2025-10"), "restored")
-    found = archiving(p.table(past=5, archives=(back,)), "moves_2025_10")
+@pytest.mark.parametrize(
+    "states", [["restored"], ["expired"], ["restored", "expired"], ["expired", "restored"]]
+)
+def test_d4_what_was_brought_back_can_be_archived_again(states: list[str]) -> None:
+    back = tuple(p.archive(p.month("2025-10"), state, id=state) for state in states)
+    found = archiving(p.table(past=5, archives=back), "moves_2025_10")
     assert isinstance(found, Archiving) and found.archive is None
+
+
+@pytest.mark.parametrize("state", ["proven", "dropped"])
+def test_d4_what_somebody_attached_by_hand_is_set_right_first(state: str) -> None:
+    found = archiving(p.table(past=5, archives=(p.archive(p.month("2025-10"), state),)), "moves_2025_10")
+    assert isinstance(found, Refusal) and "attached although" in found.reason
 
 
 @pytest.mark.parametrize(
