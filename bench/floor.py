@@ -25,9 +25,9 @@ _encode = msgspec.json.Encoder().encode
 async def serve(settings: Settings, tenant: int, warehouse: int) -> None:
     """Answer …sku=CODE, and everything else as if there were such a SKU."""
     pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
-        conninfo(settings.database, settings.read_name, "floor"),
-        kwargs={"password": settings.database.password, "autocommit": True, "prepare_threshold": None},
-        min_size=settings.read_pool,
+        conninfo(settings.app.database, settings.app.read_name, "floor"),
+        kwargs={"password": settings.app.database.password, "autocommit": True, "prepare_threshold": None},
+        min_size=settings.app.read_size,
         open=False,
     )
 
