@@ -61,6 +61,10 @@ class CacheMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self.sequence = Gauge(
+            "wms_events_sequence", "The number of the last event of which this process has heard.",
+            registry=registry,
+        )  # fmt: skip
         self.gaps = Counter(
             "wms_events_gaps_total",
             "Times this process missed events of the stream and dropped its near cache.",

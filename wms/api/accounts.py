@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,12 +12,13 @@ from msgspec import Meta
 from wms.api import cached, commands
 from wms.api.authentication import forbidden
 from wms.api.conditional import CachePolicy
-from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply, nothing_kept
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.passwords import check_new, count_guess, hashed, matches
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import GivenPassword, Id, Name, NewPassword, Role, Username
 from wms.cache import keys
+from wms.cache.cache import Effect, Put
 from wms.domain.roles import permissions_of
 from wms.store import accounts
 
@@ -137,7 +138,7 @@ async def set_roles(call: Call[UserParams, RolesRequest]) -> Reply:
     changed = await accounts.set_roles(call.services.database, call.tenant_id, user_id, call.body.roles)
     if changed.outcome == "unknown_user":
         raise _unknown(user_id)
-    return await _changed(call, user_id, changed)
+    return _changed(user_id, changed)
 
 
 async def set_active(call: Call[UserParams, ActiveRequest]) -> Reply:
@@ -148,7 +149,7 @@ async def set_active(call: Call[UserParams, ActiveRequest]) -> Reply:
     changed = await accounts.set_active(call.services.database, call.tenant_id, user_id, active)
     if changed.outcome == "unknown_user":
         raise _unknown(user_id)
-    return await _changed(call, user_id, changed)
+    return _changed(user_id, changed)
 
 
 async def set_password(call: Call[UserParams, PasswordRequest]) -> Reply:
@@ -178,7 +179,7 @@ async def set_password(call: Call[UserParams, PasswordRequest]) -> Reply:
     if changed.outcome == "changed":
         raise Problem(409, "password-changed", "another request has changed it meanwhile: sign in again")
     answer = msgspec.json.decode(changed.answer, type=PasswordChanged)
-    return Reply(answer, headers=((b"wms-commit-lsn", changed.commit_lsn.encode()),))
+    return Reply(answer, commit=changed.commit)
 
 
 def _check_roles(call: Call[Any, Any], roles: Sequence[str]) -> None:
@@ -188,11 +189,16 @@ def _check_roles(call: Call[Any, Any], roles: Sequence[str]) -> None:
         raise forbidden(call.principal, missing[0])
 
 
-async def _changed(call: Call[UserParams, Any], user_id: int, changed: accounts.Changed) -> Reply:
-    """The answer to a change of what a user may do, once nobody reads the old one here any more."""
+def _changed(user_id: int, changed: accounts.Changed) -> Reply:
+    """The answer to a change of what a user may do."""
     found = msgspec.json.decode(changed.answer, type=accounts.Access)
-    reply = Reply(_permissions(user_id, found), headers=((b"wms-commit-lsn", changed.commit_lsn.encode()),))
-    return await cached.changed(call, reply, keys.permissions(call.tenant_id, user_id))
+    return Reply(_permissions(user_id, found), commit=changed.commit)
+
+
+def _changes(call: Call[Any, Any], user: User | Permissions) -> Iterable[Effect]:
+    """Write-through of what getPermissions reads."""
+    access = accounts.Access(user.username, user.active, list(user.roles))
+    return [Put(keys.permissions(call.tenant_id, user.user_id), access)]
 
 
 def _permissions(user_id: int, found: accounts.Access) -> Permissions:
@@ -233,6 +239,7 @@ OPERATIONS = (
             422: "The password contains the user name, or the key was used for another request.",
         },
         permission="users:admin",
+        changes=_changes,
     ),
     Operation(
         method="GET",
@@ -261,6 +268,7 @@ OPERATIONS = (
         answers={200: Answer(Permissions, "The roles now.")},
         problems={404: "The tenant has no such user."},
         permission="users:admin",
+        changes=_changes,
     ),
     Operation(
         method="PUT",
@@ -277,6 +285,7 @@ OPERATIONS = (
         answers={200: Answer(Permissions, "What the user may do now.")},
         problems={404: "The tenant has no such user.", 409: "One's own account."},
         permission="users:admin",
+        changes=_changes,
     ),
     Operation(
         method="PUT",
@@ -297,5 +306,6 @@ OPERATIONS = (
             409: "Another request has changed it meanwhile.",
             422: "The old password is wrong, or the new one is it, or contains the user name.",
         },
+        changes=nothing_kept,
     ),
 )

@@ -9,7 +9,7 @@ import msgspec
 
 from wms.api import commands
 from wms.api.authentication import forbidden
-from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply, nothing_kept
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem
 from wms.api.rules import Id, KeyRole, Name
@@ -87,17 +87,17 @@ async def create(call: Call[Nothing, NewApiKey]) -> Reply:
     # Another hash: an earlier request made it, and what that one answered cannot be given again.
     shown = key if kept.secret == secret.hex() else None
     told = {name: getattr(kept, name) for name in ApiKey.__struct_fields__}
-    return Reply(MadeApiKey(**told, key=shown), made.status, made.headers)
+    return msgspec.structs.replace(made, content=MadeApiKey(**told, key=shown))
 
 
 async def revoke(call: Call[KeyParams, Nothing]) -> Reply:
     """Revoke a key, for good."""
     api_key_id = call.params.api_key_id
-    answer, lsn = await api_keys.revoke(call.services.database, call.tenant_id, api_key_id)
+    answer, commit = await api_keys.revoke(call.services.database, call.tenant_id, api_key_id)
     if answer is None:
         raise Problem(404, "unknown-api-key", f"there is no API key {api_key_id}")
     call.services.keys.forget(call.tenant_id, api_key_id)
-    return Reply(msgspec.json.decode(answer, type=ApiKey), headers=((b"wms-commit-lsn", lsn.encode()),))
+    return Reply(msgspec.json.decode(answer, type=ApiKey), commit=commit)
 
 
 OPERATIONS = (
@@ -128,6 +128,7 @@ OPERATIONS = (
             422: "The Idempotency-Key was used for another request.",
         },
         permission="keys:admin",
+        changes=nothing_kept,
     ),
     Operation(
         method="DELETE",
@@ -143,5 +144,6 @@ OPERATIONS = (
         answers={200: Answer(ApiKey, "The key, revoked.")},
         problems={404: "The tenant has no such key."},
         permission="keys:admin",
+        changes=nothing_kept,
     ),
 )

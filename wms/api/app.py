@@ -144,7 +144,7 @@ class Application:
             self.services.checks["redis"] = UNSEEN
         self._relay = Relay(self.worker, redis, cache, metrics.cache, settings.instance)
         self._consumer = Consumer(redis, cache, metrics.cache)
-        self.services.generation = self._consumer.generations.of
+        self.services.generations = self._consumer.generations
         self._schedule = warming.Schedule(self.services, self.worker)
         self._log = RequestLog(settings.access_log, settings.instance)
         # What the gateway asks is no part of the description: nobody else can.

@@ -6,11 +6,10 @@ A `Held` is for a handler whose whole answer is made of one value: it says so (R
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from wms.api.operation import Call, Reply, Services
+from wms.api.operation import Services
 from wms.cache import keys
-from wms.cache.keys import Key
+from wms.cache.cache import Amend
 from wms.cache.near import Held
 from wms.store import accounts, orders, skus
 from wms.store import stock as stocks
@@ -18,7 +17,7 @@ from wms.store.database import Row
 
 FIRST_ENTRIES = 201
 """So many rows of a list are kept: the longest first page, and one more that says whether it goes on."""
-_ENTRIES = list[tuple[str, str, int, datetime, str]]
+_ENTRIES = list[accounts.ConfigurationRow]
 
 
 async def stock(services: Services, tenant_id: int, sku: str) -> Held[stocks.SkuTotals | None]:
@@ -93,8 +92,15 @@ async def configuration(services: Services, tenant_id: int) -> Sequence[Row]:
     )
 
 
-async def changed(call: Call, reply: Reply, *wrong: Key) -> Reply:  # type: ignore[type-arg]
-    """`reply` to a change that made entries wrong, once nobody can read them here any more."""
-    lsn = next((value for name, value in reply.headers if name == b"wms-commit-lsn"), b"")
-    await call.services.cache.invalidate(wrong, lsn.decode())
-    return reply
+def amend_configuration(tenant_id: int, row: accounts.ConfigurationRow) -> Amend:
+    """One entry was created or changed; none ever goes."""
+
+    def change(rows: Sequence[Row]) -> list[Row]:
+        by_key = {found[0]: found for found in rows}
+        known = by_key.get(row[0])
+        if known is None or known[2] < row[2]:
+            by_key[row[0]] = row
+        # By their bytes, as the database sorts keys; what is beyond the first page falls out of it.
+        return sorted(by_key.values())[:FIRST_ENTRIES]
+
+    return Amend(keys.configuration(tenant_id), change, _ENTRIES)

@@ -64,8 +64,8 @@ async def run(call: Call[Any, Any], statement: Statement, arguments: Sequence[ob
 
 
 def reply(outcome: Outcome, kind: Any, refusals: Refusals, status: int = 201) -> Reply:
-    """The answer to an outcome: its JSON decoded as `kind`, with the headers WMS-Commit-LSN and, when it was done
-    before, Idempotency-Replayed.
+    """The answer to an outcome: its JSON decoded as `kind`, with its commit and, when it was done before, the header
+    Idempotency-Replayed.
 
     Raises the problem that tells a refusal; RuntimeError for an outcome that nobody has foreseen.
     """
@@ -73,10 +73,8 @@ def reply(outcome: Outcome, kind: Any, refusals: Refusals, status: int = 201) ->
         raise _refusal(outcome, refusals)
     if outcome.answer is None:
         raise RuntimeError(f"the outcome {outcome.name} came without an answer")
-    headers = [(b"wms-commit-lsn", outcome.commit_lsn.encode())]
-    if outcome.replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return Reply(msgspec.json.decode(outcome.answer, type=kind), status, tuple(headers))
+    headers = ((b"idempotency-replayed", b"true"),) if outcome.replayed else ()
+    return Reply(msgspec.json.decode(outcome.answer, type=kind), status, headers, commit=outcome.commit)
 
 
 async def execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from wms.api.conditional import CachePolicy
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
-from wms.cache import keys
+from wms.cache.cache import Effect
 from wms.store import accounts
 
 KEPT_S = 3600
@@ -92,9 +92,18 @@ async def put(call: Call[KeyParams, NewValue]) -> Reply:
         state = f"is at version {there}" if there else "does not exist"
         raise Problem(412, "version-mismatch", f"{key} {state}: read it again and decide anew")
     entry = msgspec.json.decode(changed.answer, type=Entry)
-    headers = ((b"wms-commit-lsn", changed.commit_lsn.encode()), (b"etag", b'"%d"' % entry.version))
-    reply = Reply(entry, 201 if entry.version == 1 else 200, headers)
-    return await cached.changed(call, reply, keys.configuration(call.tenant_id))
+    status = 201 if entry.version == 1 else 200
+    return Reply(entry, status, ((b"etag", b'"%d"' % entry.version),), commit=changed.commit)
+
+
+def _changes(call: Call[KeyParams, NewValue], entry: Entry) -> Iterable[Effect]:
+    return [cached.amend_configuration(call.tenant_id, _row(entry))]
+
+
+def _row(entry: Entry) -> accounts.ConfigurationRow:
+    """The entry as wms.store.accounts.configuration gives it."""
+    value = msgspec.json.encode(entry.value).decode()
+    return entry.key, value, entry.version, entry.updated_at, entry.updated_by
 
 
 def expected_version(headers: Mapping[bytes, bytes]) -> int:
@@ -144,5 +153,6 @@ OPERATIONS = (
             428: "Neither If-Match nor If-None-Match.",
         },
         permission="configuration:write",
+        changes=_changes,
     ),
 )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from wms.api import cached, commands
+from wms.api import commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import LINE, Code, Id
 from wms.cache import keys
+from wms.cache.cache import Effect
 from wms.domain.movements import MAX_QUANTITY, InsufficientStock, InvalidMovement, Kind, Movement, adjustment
 from wms.store import movements
 
@@ -145,12 +146,11 @@ async def post(call: Call[Nothing, MovementRequest]) -> Reply:
     finally:
         call.services.metrics.movements.labels(asked.__struct_config__.tag, outcome).inc()
     reply = commands.reply(found, movements.Receipt, _refusals(asked, movement))
-    wrong = keys.changed_by(
-        call.tenant_id, "stock.moved", "sku", movement.sku, {"warehouse_id": movement.warehouse_id}
-    )
-    return await cached.changed(
-        call, msgspec.structs.replace(reply, content=_answer(movement, reply.content)), *wrong
-    )
+    return msgspec.structs.replace(reply, content=_answer(movement, reply.content))
+
+
+def _changes(call: Call[Nothing, MovementRequest], moved: MovementAnswer) -> Iterable[Effect]:
+    return keys.stocks(call.tenant_id, moved.warehouse_id, (moved.sku,))
 
 
 def _answer(movement: Movement, receipt: movements.Receipt) -> MovementAnswer:
@@ -248,5 +248,6 @@ OPERATIONS = (
             422: "An unknown warehouse, SKU or location, or a key that was used for another request.",
         },
         permission="stock:write",
+        changes=_changes,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -18,15 +18,17 @@ from wms.api.conditional import NO_STORE, REVALIDATE, CachePolicy
 from wms.api.kept import Answered, Kept
 from wms.api.problem import Problem, wrong_field
 from wms.api.selection import Selectable
-from wms.cache.cache import Cache
+from wms.cache.cache import Cache, Effect
+from wms.cache.entry import lsn_of
 from wms.cache.near import Held, Near
 from wms.cache_metrics import CacheMetrics
 from wms.domain.roles import NOBODY, Principal
 from wms.domain.tokens import Tokens
+from wms.events.generations import Generations
 from wms.metrics import Metrics
 from wms.readiness import Check
 from wms.settings import RedisSettings, Settings
-from wms.store.database import Database, wanted_lsn
+from wms.store.database import Commit, Database, wanted_lsn
 from wms.store.ended import Ended
 from wms.store.keys import ApiKeys
 from wms.store.limits import Limiter
@@ -43,11 +45,6 @@ _LSN = re.compile(rb"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No parameters, or no body."""
-
-
-def unheard(_tenant_id: int) -> str | None:
-    """The generation of a tenant of whose changes nothing is heard."""
-    return None
 
 
 def no_redis() -> Redis:
@@ -75,8 +72,8 @@ class Services:
     redis: Redis = field(default_factory=no_redis)
     cache: Cache = field(default_factory=no_cache)
     kept: Kept = field(default_factory=lambda: Kept(0))
-    generation: Callable[[int], str | None] = unheard
-    """Tenant → the LSN that what the gateway keeps of it must not be older than; None: it must keep nothing."""
+    generations: Generations = field(default_factory=Generations)
+    """Of each tenant the LSN that what the gateway keeps of it must not be older than."""
     draining: bool = False
 
 
@@ -109,6 +106,8 @@ class Reply(msgspec.Struct, frozen=True):
     media_type: bytes = JSON
     made_of: Held[Any] | None = None
     """What the cache holds, when the answer depends on nothing else but tenant, roles, path and query."""
+    commit: Commit | None = None
+    """Of a change of a tenant's data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +147,14 @@ class Operation(Generic[P, B]):
     own_caching: bool = False
     """The handler says by itself what caches may do; else what has no policy is no-store."""
     selection: Selectable | None = None
+    changes: Callable[[Call[P, B], Any], Iterable[Effect]] | None = None
+    """Of an operation that changes a tenant's data: what that does to the entries of the cache, by the request and the
+    content of its answer. It holds before the answer is sent; a test compares every read after every change."""
+
+
+def nothing_kept(_call: Call[Any, Any], _content: Any) -> Iterable[Effect]:
+    """For `changes`: what it changes is not in the cache."""
+    return ()
 
 
 class Endpoint:
@@ -182,6 +189,8 @@ class Endpoint:
             services, principal, params, body, headers, operation.name, operation.method, exchange.path
         )
         reply = await _handle(operation, call)
+        if reply.commit is not None:
+            reply = await _settle(operation, call, reply, reply.commit)
         content = reply.content if isinstance(reply.content, bytes) else _encode(reply.content)
         if self._policy is None or reply.status != 200:
             headers_out = reply.headers if operation.own_caching else NO_STORE + reply.headers
@@ -258,6 +267,20 @@ async def _handle(operation: Operation[Any, Any], call: Call[Any, Any]) -> Reply
         ) from None
     finally:
         wanted_lsn.reset(token)
+
+
+async def _settle(
+    operation: Operation[Any, Any], call: Call[Any, Any], reply: Reply, commit: Commit
+) -> Reply:
+    """After a change, before its answer: no cache of this process, of Redis or of the gateway gives the state before it
+    to whoever asks with the answer's WMS-Commit-LSN, nor this process to anybody.
+    """
+    if operation.changes is None:
+        raise RuntimeError(f"{operation.name} does not say what it changes")
+    services = call.services
+    services.generations.rise(call.tenant_id, lsn_of(commit.lsn))
+    await services.cache.apply(operation.changes(call, reply.content), commit)
+    return msgspec.structs.replace(reply, headers=((b"wms-commit-lsn", commit.lsn.encode()), *reply.headers))
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, timeout_s: float) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -17,7 +17,7 @@ from wms.api.problem import FieldError, Problem, wrong_field
 from wms.api.rules import Code, Id
 from wms.api.selection import Selectable, SelectParams
 from wms.cache import keys
-from wms.cache.keys import Key
+from wms.cache.cache import Effect, Put
 from wms.domain.movements import MAX_QUANTITY
 from wms.domain.orders import MAX_LINES, ORDER, Status, total_value
 from wms.domain.states import Machine
@@ -310,29 +310,41 @@ def _refusals(call: Call[OrderPath, Warehouse], action: str) -> commands.Refusal
 async def allocate(call: Call[OrderPath, Warehouse]) -> Reply:
     """Reserve stock for all lines of an order, or for none."""
     arguments = (call.body.warehouse_id, call.params.order_id)
-    reply = await commands.execute(
+    return await commands.execute(
         call, orders.ALLOCATE, arguments, AllocatedOrder, _refusals(call, "allocate"), status=200
     )
-    return await cached.changed(call, reply, *_wrong(call, reply.content.allocations))
 
 
 async def cancel(call: Call[OrderPath, Warehouse]) -> Reply:
     """Cancel an order and release what is reserved for it."""
     arguments = (call.body.warehouse_id, call.params.order_id)
-    reply = await commands.execute(
+    return await commands.execute(
         call, orders.CANCEL, arguments, CancelledOrder, _refusals(call, "cancel"), status=200
     )
-    return await cached.changed(call, reply, *_wrong(call, reply.content.released))
 
 
-def _wrong(call: Call[OrderPath, Warehouse], allocations: list[Allocation]) -> list[Key]:
-    """The cached entries that a change of reservations makes wrong: the order, and the stock of its SKUs."""
-    tenant_id, warehouse_id = call.tenant_id, call.body.warehouse_id
-    skus = {allocation.sku for allocation in allocations}
+def _changes(call: Call[Any, Any], order: Order | AllocatedOrder | CancelledOrder) -> Iterable[Effect]:
+    """Write-through of the order; the stock of the SKUs whose reservations changed is wrong."""
+    touched: list[Allocation] = []
+    if isinstance(order, AllocatedOrder):
+        touched = order.allocations
+    elif isinstance(order, CancelledOrder):
+        touched = order.released
+    kept = orders.Order(
+        order.id,
+        order.order_number,
+        order.status,
+        order.priority,
+        order.total_value,
+        order.customer_id,
+        order.created_at,
+        order.updated_at,
+        None,
+        None,
+    )
     return [
-        keys.order(tenant_id, warehouse_id, call.params.order_id),
-        *(keys.stock(tenant_id, sku) for sku in skus),
-        *(keys.stock_in(tenant_id, warehouse_id, sku) for sku in skus),
+        Put(keys.order(call.tenant_id, order.warehouse_id, order.id), kept),
+        *keys.stocks(call.tenant_id, order.warehouse_id, (each.sku for each in touched)),
     ]
 
 
@@ -365,6 +377,7 @@ OPERATIONS = (
             422: "An unknown warehouse, customer or SKU, or a key that was used for another request.",
         },
         permission="orders:write",
+        changes=_changes,
     ),
     Operation(
         method="GET",
@@ -398,6 +411,7 @@ OPERATIONS = (
             422: "A key that was used for another request.",
         },
         permission="orders:write",
+        changes=_changes,
     ),
     Operation(
         method="POST",
@@ -419,5 +433,6 @@ OPERATIONS = (
             422: "A key that was used for another request.",
         },
         permission="orders:write",
+        changes=_changes,
     ),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from wms.api import cached, commands
+from wms.api import commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import illegal_move
 from wms.api.pages import Page, PageParams, after, page
@@ -16,7 +17,7 @@ from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Id
 from wms.api.waves import PickTask
 from wms.cache import keys
-from wms.cache.keys import Key
+from wms.cache.cache import Effect
 from wms.domain import orders
 from wms.domain.movements import MAX_QUANTITY
 from wms.domain.picking import MAX_PICKS, TASK, Status
@@ -145,7 +146,7 @@ async def confirm(call: Call[TaskPath, ConfirmRequest]) -> Reply:
     def unknown(_answer: bytes | None) -> Problem:
         return Problem(404, "unknown-task", f"there is no task {task_id} in warehouse {asked.warehouse_id}")
 
-    reply = await commands.execute(
+    return await commands.execute(
         call,
         waves.CONFIRM,
         (asked.warehouse_id, task_id, asked.quantity),
@@ -158,7 +159,6 @@ async def confirm(call: Call[TaskPath, ConfirmRequest]) -> Reply:
         },
         status=200,
     )
-    return await cached.changed(call, reply, *_wrong(call.tenant_id, asked.warehouse_id, [reply.content]))
 
 
 async def confirm_many(call: Call[Nothing, ConfirmManyRequest]) -> Reply:
@@ -175,7 +175,7 @@ async def confirm_many(call: Call[Nothing, ConfirmManyRequest]) -> Reply:
         detail = f"no such task: {_refused(answer).task_id}"
         return wrong_field(field(answer, "task_id"), "body", detail, "tasks of the warehouse", status=422)
 
-    reply = await commands.execute(
+    return await commands.execute(
         call,
         waves.CONFIRM_MANY,
         (
@@ -192,16 +192,15 @@ async def confirm_many(call: Call[Nothing, ConfirmManyRequest]) -> Reply:
         },
         status=200,
     )
-    return await cached.changed(call, reply, *_wrong(call.tenant_id, asked.warehouse_id, reply.content.picks))
 
 
-def _wrong(tenant_id: int, warehouse_id: int, picks: list[ConfirmedPick]) -> list[Key]:
-    """The cached entries that picks make wrong: the stock of their SKUs, and orders that are complete with them."""
-    skus = {pick.sku for pick in picks}
+def _changes(call: Call[Any, Any], confirmed: ConfirmedPick | ConfirmedPicks) -> Iterable[Effect]:
+    """The stock of the SKUs is wrong, and the orders that are complete now."""
+    tenant_id, warehouse_id = call.tenant_id, call.body.warehouse_id
+    picks = confirmed.picks if isinstance(confirmed, ConfirmedPicks) else [confirmed]
     done = {pick.order_id for pick in picks if pick.order_status == "PICKED"}
     return [
-        *(keys.stock(tenant_id, sku) for sku in skus),
-        *(keys.stock_in(tenant_id, warehouse_id, sku) for sku in skus),
+        *keys.stocks(tenant_id, warehouse_id, (pick.sku for pick in picks)),
         *(keys.order(tenant_id, warehouse_id, order_id) for order_id in done),
     ]
 
@@ -241,6 +240,7 @@ OPERATIONS = (
             422: "More units than the task's, or a key that was used for another request.",
         },
         permission="picking:write",
+        changes=_changes,
     ),
     Operation(
         method="POST",
@@ -258,5 +258,6 @@ OPERATIONS = (
             422: "An unknown task, more units than a task's, or a key that was used for another request.",
         },
         permission="picking:write",
+        changes=_changes,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ from msgspec import Meta
 
 from wms.api import commands
 from wms.api.movements import Quantity
-from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply, nothing_kept
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Code, Id, Name
+from wms.cache import keys
+from wms.cache.cache import Effect
 from wms.domain.receipts import MAX_LINES, RECEIPT, Status
 from wms.store import receipts
 
@@ -210,6 +213,13 @@ async def receive(call: Call[ReceiptPath, Delivery]) -> Reply:
     )
 
 
+def _changes(call: Call[ReceiptPath, Delivery], receipt: ReceiptAnswer) -> Iterable[Effect]:
+    """The stock of what came is wrong; receipts themselves are not kept."""
+    came = {line.line_number for line in call.body.lines}
+    codes = (line.sku for line in receipt.lines if line.line_number in came)
+    return keys.stocks(call.tenant_id, receipt.warehouse_id, codes)
+
+
 async def close(call: Call[ReceiptPath, ReceiptWarehouse]) -> Reply:
     """Say that nothing more will come."""
     return await _end(call, "close")
@@ -283,6 +293,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
             422: "An unknown warehouse or SKU, or a key that was used for another request.",
         },
         permission="receiving:write",
+        changes=nothing_kept,
     ),
     Operation(
         method="GET",
@@ -318,6 +329,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
             422: "An unknown line or location, or a key that was used for another request.",
         },
         permission="receiving:write",
+        changes=_changes,
     ),
     *(
         Operation(
@@ -337,6 +349,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
                 422: "A key that was used for another request.",
             },
             permission="receiving:write",
+            changes=nothing_kept,
         )
         for action, summary, handler in (
             ("close", "Say that nothing more will come", close),

@@ -21,7 +21,7 @@ _CACHING = f"max-age={FRESH_S}, stale-while-revalidate={REFRESH_S}, stale-if-err
 async def session(call: Call[Nothing, Nothing]) -> Reply:
     """The tenant, the roles and the generation of the tenant's data, in headers."""
     principal = call.principal
-    generation = call.services.generation(principal.tenant_id)
+    generation = call.services.generations.of(principal.tenant_id)
     if generation is None:
         # Without a tenant the gateway passes the request on, and asks again for the next one.
         return Reply(b"", 204, ((b"cache-control", b"no-store"),))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from wms.api import cached, commands
-from wms.api.operation import Answer, Call, Nothing, Operation, Reply
+from wms.api import commands
+from wms.api.operation import Answer, Call, Nothing, Operation, Reply, nothing_kept
 from wms.api.orders import Warehouse, illegal_move
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import LINE, Code, Id
 from wms.cache import keys
+from wms.cache.cache import Effect
 from wms.domain.orders import ORDER
 from wms.domain.shipments import SHIPMENT, Status
 from wms.store import orders, shipments
@@ -135,7 +137,7 @@ async def _move(call: Call[ShipmentPath, Warehouse | DispatchRequest], action: s
 
     unknown = f"there is no shipment {shipment_id} in warehouse {asked.warehouse_id}"
     tracking = asked.tracking_code if isinstance(asked, DispatchRequest) else None
-    reply = await commands.execute(
+    return await commands.execute(
         call,
         shipments.MOVE,
         (asked.warehouse_id, shipment_id, action, tracking),
@@ -145,12 +147,6 @@ async def _move(call: Call[ShipmentPath, Warehouse | DispatchRequest], action: s
             "illegal_move": illegal,
         },
         status=200,
-    )
-    if action != "dispatch":
-        return reply
-    # Its order is SHIPPED now.
-    return await cached.changed(
-        call, reply, keys.order(call.tenant_id, asked.warehouse_id, reply.content.order_id)
     )
 
 
@@ -167,6 +163,11 @@ async def deliver(call: Call[ShipmentPath, Warehouse | DispatchRequest]) -> Repl
 async def cancel(call: Call[ShipmentPath, Warehouse | DispatchRequest]) -> Reply:
     """Unpack a shipment; its order may be packed again."""
     return await _move(call, "cancel")
+
+
+def _changes(call: Call[Any, Any], shipment: Shipment) -> Iterable[Effect]:
+    """A shipment on its way has made its order SHIPPED; its other moves change nothing that is kept."""
+    return [keys.order(call.tenant_id, shipment.warehouse_id, shipment.order_id)]
 
 
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
@@ -199,6 +200,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
             422: "An unknown order, or a key that was used for another request.",
         },
         permission="shipping:write",
+        changes=nothing_kept,
     ),
     *(
         Operation(
@@ -218,6 +220,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
                 422: "A key that was used for another request.",
             },
             permission="shipping:write",
+            changes=_changes if action == "dispatch" else nothing_kept,
         )
         for action, summary, handler, body in (
             ("dispatch", "Hand a shipment to its carrier; its order is SHIPPED", dispatch, DispatchRequest),

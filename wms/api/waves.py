@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from wms.api import cached, commands
+from wms.api import commands
 from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import illegal_move
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Id
 from wms.cache import keys
+from wms.cache.cache import Effect
 from wms.domain.orders import ORDER
 from wms.domain.picking import MAX_ORDERS, Status, WaveStatus
 from wms.store import orders, waves
@@ -77,15 +79,18 @@ async def create(call: Call[Nothing, WaveRequest]) -> Reply:
         found = msgspec.json.decode(answer or b"", type=orders.IllegalMove)
         return illegal_move(ORDER, "release", found.order_id, found.state)
 
-    reply = await commands.execute(
+    return await commands.execute(
         call,
         waves.CREATE,
         (asked.warehouse_id, asked.order_ids),
         Wave,
         {"unknown_order": unknown, "illegal_move": illegal},
     )
-    wrong = (keys.order(call.tenant_id, asked.warehouse_id, order_id) for order_id in asked.order_ids)
-    return await cached.changed(call, reply, *wrong)
+
+
+def _changes(call: Call[Nothing, WaveRequest], _wave: Wave) -> Iterable[Effect]:
+    """The orders are PICKING now."""
+    return [keys.order(call.tenant_id, call.body.warehouse_id, order_id) for order_id in call.body.order_ids]
 
 
 async def get_wave(call: Call[WaveParams, Nothing]) -> Reply:
@@ -119,6 +124,7 @@ OPERATIONS = (
             422: "An unknown order, or a key that was used for another request.",
         },
         permission="picking:write",
+        changes=_changes,
     ),
     Operation(
         method="GET",

@@ -8,6 +8,9 @@ A write invalidates what it has changed before it is answered: the near entry go
 Redis gets a tombstone with the LSN of the commit. Whoever fills the key next must read from a replica that has
 replayed so far, and whoever had read before finds the entry changed and does not fill it. So an old value cannot
 come back. The events of the outbox do the same for the other processes (wms.events).
+
+A write whose answer is the whole entry leaves that instead of a tombstone (write-through). Its event, when it comes,
+knows it by its transaction and lets it stand.
 """
 
 from __future__ import annotations
@@ -17,18 +20,29 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from wms.cache import ttl
-from wms.cache.entry import FILL, INVALIDATE, Entry, decode, encode, lsn_of, lsn_text
+from wms.cache.entry import (
+    FILL,
+    INVALIDATE,
+    WRITE,
+    Entry,
+    decode,
+    encode,
+    lsn_of,
+    lsn_text,
+    tombstone,
+    written,
+)
 from wms.cache.keys import Key
 from wms.cache.near import ENTRIES, GONE, Held, Near
 from wms.cache_metrics import CacheMetrics
-from wms.store.database import wanted_lsn
+from wms.store.database import Commit, wanted_lsn
 from wms.store.redis import Redis, RedisUnavailable
 
 T = TypeVar("T")
@@ -41,6 +55,57 @@ class _Flight:
 
     task: asyncio.Task[Held[Any]] | None = None
     outdated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """All of an entry as a change has made it: what a load would give, and of rows that the change has locked."""
+
+    key: Key
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """How a change makes the new list of an entry's old one; `kind` as in Cache.get."""
+
+    key: Key
+    change: Callable[[Any], Any]
+    kind: Any
+
+
+Effect = Key | Put | Amend
+"""What a change does to an entry: it makes it wrong, or is known to make something of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Buried:
+    """What this process knows of writes to a key, until `until`: the last one's LSN and transaction (0: unknown), and
+    the highest LSN of all others.
+    """
+
+    lsn: int = 0
+    xid: int = 0
+    others: int = 0
+    until: float = 0.0
+
+    @property
+    def least(self) -> int:
+        """Whoever reads must read a server that has replayed so far."""
+        return max(self.lsn, self.others)
+
+    def and_then(self, lsn: int, xid: int, until: float) -> _Buried:
+        """With one more write, or once more the same."""
+        if xid and xid == self.xid:
+            return _Buried(max(lsn, self.lsn), xid, self.others, until)
+        return _Buried(lsn, xid, self.least, until)
+
+    def shown_by(self, entry: Entry) -> bool:
+        """Whether nothing of what is known is missing in `entry`."""
+        return entry.lsn >= (self.others if self.xid and entry.xid == self.xid else self.least)
+
+
+_NOTHING = _Buried()
 
 
 class Cache:
@@ -63,8 +128,8 @@ class Cache:
         """Loads that others may join."""
         self._loading: dict[str, set[_Flight]] = {}
         """All loads, by key."""
-        self._buried: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """The tombstones of this process, by key: LSN and end. They hold also while Redis is away."""
+        self._buried: OrderedDict[str, _Buried] = OrderedDict()
+        """The tombstones of this process, by key. They hold also while Redis is away."""
         self._refreshing: set[str] = set()
         self._loose: set[asyncio.Task[Any]] = set()
         self._counters: dict[tuple[str, str], Any] = {}
@@ -99,36 +164,91 @@ class Cache:
         """Count a read that was answered by something made of `held`."""
         self._count(held.kind, "near")
 
-    async def put(self, key: Key, value: object, commit_lsn: str) -> None:
-        """Write through: what a change has made of `key`, known at its commit. Never raises for Redis."""
-        await self.invalidate((key,), commit_lsn)
-        now = self._clock()
-        lsn, text = lsn_of(commit_lsn), str(key)
-        seen = await self._look(text)
-        if seen is not None and seen.lsn > lsn:
-            return
-        await self._fill(key, value, lsn, 0.0, seen.line if seen else b"", now)
-        self._near.put(text, Held(value, lsn, now + ttl.NEAR_S, key.kind))
-
-    async def invalidate(self, keys: Iterable[Key], commit_lsn: str = "") -> None:
-        """Nobody reads what these keys held before the commit at `commit_lsn`: not here from now on, in the other
-        processes once the event has reached them. Never raises for Redis: the relay repeats it when Redis is back.
+    async def apply(self, changes: Iterable[Effect], commit: Commit) -> None:
+        """Nobody reads what these entries held before the commit: not here from now on, in the other processes once
+        the event has reached them. Never raises for Redis: the relay repeats it when Redis is back.
         """
-        names = list(dict.fromkeys(map(str, keys)))
-        lsn = lsn_of(commit_lsn)
-        self.forget(names, lsn, "write")
-        await asyncio.gather(*(self._bury(name, lsn) for name in names), return_exceptions=True)
+        wrong: list[Key] = []
+        work = []
+        for change in changes:
+            if isinstance(change, Key):
+                wrong.append(change)
+            elif isinstance(change, Put):
+                work.append(self.put(change.key, change.value, commit))
+            else:
+                work.append(self.amend(change.key, change.change, change.kind, commit))
+        await asyncio.gather(self.invalidate(wrong, commit), *work)
 
-    async def bury(self, keys: Iterable[Key], lsn: int) -> None:
-        """The part of `invalidate` that concerns Redis. Raises RedisUnavailable."""
-        await asyncio.gather(*(self._bury(name, lsn) for name in dict.fromkeys(map(str, keys))))
+    async def put(self, key: Key, value: object, commit: Commit) -> None:
+        """Write through (Put)."""
+        name, lsn, held = str(key), lsn_of(commit.lsn), lsn_of(commit.held_lsn)
+        before = self._known(name)
+        overtaken = (before.others if before.xid == commit.xid else before.least) > held
+        if not commit.xid or overtaken:
+            # Done before by an earlier request, or somebody was here since.
+            return await self.invalidate((key,), commit)
+        self.forget((name,), lsn, "write", commit.xid)
+        now = self._clock()
+        life = ttl.lifetime_s(key.kind, True, self._chance())
+        raw = written(now + life, now, held, commit.xid, lsn, value)
+        self._near.put(name, Held(value, held, now + ttl.NEAR_S, key.kind))
+        stone, stone_ms = tombstone(now, lsn), round(ttl.TOMBSTONE_S * 1000)
+        try:
+            left = await self._redis.eval(
+                WRITE, [name], [raw, round(life * 1000), held, stone, stone_ms, lsn]
+            )
+        except RedisUnavailable:
+            return
+        if not left:
+            self._drop(name)
 
-    def forget(self, names: Iterable[str], lsn: int, cause: str) -> None:
+    async def amend(self, key: Key, change: Callable[[Any], Any], kind: Any, commit: Commit) -> None:
+        """Write through to a list (Amend), if what Redis has is known to lack nothing but this commit; else it is
+        invalidated.
+        """
+        name, before = str(key), self._known(str(key))
+        self.forget((name,), lsn_of(commit.lsn), "write", commit.xid)
+        seen, now = await self._look(name), self._clock()
+        if (
+            commit.xid
+            and seen is not None
+            and seen.state in "VW"
+            and seen.expires > now
+            and before.shown_by(seen)
+        ):
+            value = self._value(seen, kind)
+            if value is not msgspec.UNSET:
+                # No newer than it was but for this commit, and no longer to live.
+                raw = written(
+                    seen.expires, seen.created, seen.lsn, commit.xid, lsn_of(commit.lsn), change(value)
+                )
+                try:
+                    if await self._redis.eval(
+                        FILL, [name], [seen.line, raw, round((seen.expires - now) * 1000)]
+                    ):
+                        return
+                except RedisUnavailable:
+                    return
+        await self._bury_all({name: commit.xid}, lsn_of(commit.lsn))
+
+    async def invalidate(self, keys: Iterable[Key], commit: Commit) -> None:
+        """The entries are wrong, and loaded anew by whoever asks next."""
+        names = dict.fromkeys(map(str, keys), 0)
+        self.forget(names, lsn_of(commit.lsn), "write")
+        await self._bury_all(names, lsn_of(commit.lsn))
+
+    async def bury(self, keys: Mapping[Key, int], lsn: int) -> None:
+        """The part of `invalidate` that concerns Redis; for each key the last transaction that changed it, committed
+        not after `lsn`. Raises RedisUnavailable.
+        """
+        await asyncio.gather(*(self._bury(str(key), lsn, xid) for key, xid in keys.items()))
+
+    def forget(self, names: Iterable[str], lsn: int, cause: str, xid: int = 0) -> None:
         """The part of `invalidate` that concerns this process."""
         until = self._clock() + ttl.TOMBSTONE_S
         for name in names:
             self._metrics.invalidated.labels(cause).inc()
-            self._buried[name] = (max(lsn, self._buried_lsn(name)), until)
+            self._buried[name] = self._known(name).and_then(lsn, xid, until)
             self._buried.move_to_end(name)
             if len(self._buried) > ENTRIES:
                 self._buried.popitem(last=False)
@@ -146,13 +266,18 @@ class Cache:
         for flight in self._loading.get(name, ()):
             flight.outdated = True
 
-    def _buried_lsn(self, name: str) -> int:
-        lsn, until = self._buried.get(name, (0, 0.0))
-        return lsn if until > self._clock() else 0
+    def _known(self, name: str) -> _Buried:
+        found = self._buried.get(name, _NOTHING)
+        return found if found.until > self._clock() else _NOTHING
 
-    async def _bury(self, name: str, lsn: int) -> None:
-        raw = encode("X", 0.0, self._clock(), 0.0, lsn)
-        await self._redis.eval(INVALIDATE, [name], [raw, round(ttl.TOMBSTONE_S * 1000), lsn])
+    async def _bury_all(self, names: Mapping[str, int], lsn: int) -> None:
+        await asyncio.gather(
+            *(self._bury(name, lsn, xid) for name, xid in names.items()), return_exceptions=True
+        )
+
+    async def _bury(self, name: str, lsn: int, xid: int) -> None:
+        raw = tombstone(self._clock(), lsn)
+        await self._redis.eval(INVALIDATE, [name], [raw, round(ttl.TOMBSTONE_S * 1000), lsn, xid or ""])
 
     def _begin(self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int) -> _Flight:
         """Find it in a task of its own, with the request's wanted_lsn; others join it unless it is for one reader."""
@@ -191,8 +316,14 @@ class Cache:
         text = str(key)
         seen = await self._look(text)
         now = self._clock()
-        least = max(least, self._buried_lsn(text))
-        if seen is not None and seen.state != "X" and seen.expires > now and seen.lsn >= least:
+        buried = self._known(text)
+        if (
+            seen is not None
+            and seen.state != "X"
+            and seen.expires > now
+            and seen.lsn >= least
+            and buried.shown_by(seen)
+        ):
             value = self._value(seen, kind)
             if value is not msgspec.UNSET:
                 self._count(key.kind, "redis")
@@ -202,12 +333,12 @@ class Cache:
                     self._refresh(key, load, seen)
                 return held
         self._count(key.kind, "database")
-        return await self._load(key, load, seen, least, flight)
+        return await self._load(key, load, seen, max(least, buried.least), flight)
 
     async def _load(
         self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry | None, least: int, flight: _Flight
     ) -> Held[Any]:
-        lsn = max(least, seen.lsn if seen is not None and seen.state == "X" else 0)
+        lsn = max(least, seen.least if seen is not None and seen.state in "XW" else 0)
         started = self._clock()
         # This task has a context of its own: the request's stays as it is.
         wanted_lsn.set(lsn_text(lsn) if lsn else None)
@@ -238,7 +369,7 @@ class Cache:
         async def run() -> Held[Any]:
             try:
                 # Not less than what it replaces.
-                return await self._load(key, load, seen, seen.lsn, flight)
+                return await self._load(key, load, seen, max(seen.least, self._known(text).least), flight)
             except Exception as error:
                 # The entry is still good: the reader who finds it ended will see the error.
                 _logger.info("%s was not refreshed: %s", key, type(error).__name__)

@@ -14,7 +14,7 @@ then keep entries of their own instead of reading each other's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -77,6 +77,14 @@ def stock(tenant_id: int, code: str) -> Key:
 def stock_in(tenant_id: int, warehouse_id: int, code: str) -> Key:
     """Units of a SKU by location of one warehouse."""
     return Key("inventory", "location", tenant_id, f"{warehouse_id}.{code}")
+
+
+def stocks(tenant_id: int, warehouse_id: int, codes: Iterable[str]) -> list[Key]:
+    """What is wrong once units of SKUs moved in a warehouse or were promised there."""
+    found: list[Key] = []
+    for code in dict.fromkeys(codes):
+        found += (stock(tenant_id, code), stock_in(tenant_id, warehouse_id, code))
+    return found
 
 
 def capacity(tenant_id: int, warehouse_id: int) -> Key:

@@ -80,6 +80,7 @@ class Consumer:
             found = delivery(fields)
             if found is not None:
                 self._take(found)
+        self._metrics.sequence.set(self._last)
         if len(entries) < BATCH:
             self.generations.read()
         return len(entries)
@@ -88,7 +89,7 @@ class Consumer:
         event = found.event
         self._metrics.latency.observe(max(0.0, self._clock() - event.occurred_at))
         wrong = keys.changed_by(event.tenant_id, event.type, event.entity, event.identifier, event.payload)
-        self._cache.forget(map(str, wrong), found.lsn, "event")
+        self._cache.forget(map(str, wrong), found.lsn, "event", event.xid)
         for listener in self._listeners:
             listener(found)
 

@@ -28,11 +28,16 @@ class Generations:
     def begin(self, lsn: int) -> None:
         """What happened before `lsn` is not known one by one: no tenant's generation is below it."""
         self._floor = max(self._floor, lsn)
-        self._of.clear()
+        # What was raised beyond it stays: a generation that was left behind must not come back.
+        self._of = {tenant: known for tenant, known in self._of.items() if known > self._floor}
 
     def take(self, found: Delivery) -> None:
-        """A tenant's data changed."""
-        self._of[found.event.tenant_id] = max(found.lsn, self._floor)
+        """A tenant's data changed, as an event tells."""
+        self.rise(found.event.tenant_id, found.lsn)
+
+    def rise(self, tenant_id: int, lsn: int) -> None:
+        """A tenant's data changed, not after `lsn`; the events come in no order with what this process does itself."""
+        self._of[tenant_id] = max(lsn, self._floor, self._of.get(tenant_id, 0))
 
     def read(self) -> None:
         """The stream was read to its end just now."""

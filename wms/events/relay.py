@@ -70,7 +70,7 @@ class Relay:
     async def _publish(self, turn: events.Turn) -> None:
         lsn = lsn_of(turn.lsn)
         wrong = {
-            key
+            key: event.xid
             for event in turn.events
             for key in keys.changed_by(
                 event.tenant_id, event.type, event.entity, event.identifier, event.payload

@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 from wms.domain.roles import Principal, Tier
-from wms.store.database import Database, Row, Rows, Statement
+from wms.store.database import Commit, Database, Row, Rows, Statement
 from wms.store.keys import hash_of
 
 CREATE_USER = Statement(
-    "create_user", "SELECT outcome, answer FROM create_user(%s, %s, %s, %s, %s, %s, %s::text[])"
+    "create_user",
+    "SELECT outcome, answer FROM create_user(%s, %s, %s, %s, %s, %s, %s::text[])",
+    marked=True,
 )
 """A command (wms/store/commands.py); its own arguments: user name, display name, password hash, roles."""
 _USERS = Statement(
@@ -23,10 +25,14 @@ _USERS = Statement(
     "SELECT user_id, username, display_name, active, roles, created_at, updated_at FROM user_page(%s, %s, %s)",
 )
 _ACCESS = Statement("user_access", "SELECT username, active, roles FROM user_access(%s, %s)")
-_SET_ROLES = Statement("set_user_roles", "SELECT outcome, answer FROM set_user_roles(%s, %s, %s::text[])")
+_SET_ROLES = Statement(
+    "set_user_roles", "SELECT outcome, answer FROM set_user_roles(%s, %s, %s::text[])", marked=True
+)
 _CREDENTIALS = Statement("user_credentials", "SELECT user_id, password_hash FROM user_credentials(%s, %s)")
 _OPEN = Statement("open_session", "SELECT outcome, answer FROM open_session(%s, %s, %s, %s, %s, %s)")
-_SET_ACTIVE = Statement("set_user_active", "SELECT outcome, answer FROM set_user_active(%s, %s, %s)")
+_SET_ACTIVE = Statement(
+    "set_user_active", "SELECT outcome, answer FROM set_user_active(%s, %s, %s)", marked=True
+)
 _PASSWORD = Statement("user_password", "SELECT username, password_hash FROM user_password(%s, %s)")
 _CHANGE_PASSWORD = Statement(
     "change_password", "SELECT outcome, answer FROM change_password(%s, %s, %s, %s, %s)"
@@ -39,9 +45,13 @@ _CONFIGURATION = Statement(
     "SELECT key, value, version, updated_at, updated_by FROM configuration_page(%s, %s, %s)",
 )
 _SET_CONFIGURATION = Statement(
-    "set_configuration", "SELECT outcome, answer FROM set_configuration(%s, %s, %s::jsonb, %s, %s)"
+    "set_configuration",
+    "SELECT outcome, answer FROM set_configuration(%s, %s, %s::jsonb, %s, %s)",
+    marked=True,
 )
 
+ConfigurationRow = tuple[str, str, int, datetime, str]
+"""Key, value as JSON text, version, updated at and by."""
 SESSION_S = 12 * 3600
 """From sign-in to the end of the session, however often it is refreshed (OWASP ASVS 4.0, 3.3.2: 12 hours)."""
 REFRESH_PREFIX = "wmsr_"
@@ -74,11 +84,11 @@ class Session(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How a change ended: its outcome, the JSON text that came with it, and where a replica must be to show it."""
+    """How a change ended: its outcome, the JSON text that came with it, and its commit."""
 
     outcome: str
     answer: bytes
-    commit_lsn: str
+    commit: Commit
 
 
 def new_refresh_token() -> str:
@@ -159,12 +169,12 @@ async def end_session(database: Database, token: str) -> None:
 
 async def forget_sessions(database: Database) -> int:
     """Delete a batch of sessions that ran out a day ago; returns how many."""
-    row, _lsn = await database.write(_FORGET, (FORGET_BATCH,), final=_any)
+    row, _commit = await database.write(_FORGET, (FORGET_BATCH,), final=_any)
     return int(row[0])
 
 
 async def configuration(database: Database, tenant_id: int, after: str | None, limit: int) -> Rows:
-    """Up to `limit` entries after the key `after`: key, JSON text, version, updated at and by."""
+    """Up to `limit` entries after the key `after`, each a ConfigurationRow."""
     return await database.read(_CONFIGURATION, (tenant_id, after, limit))
 
 
@@ -179,8 +189,8 @@ async def set_configuration(
 
 async def _change(database: Database, statement: Statement, parameters: Sequence[Any]) -> Changed:
     """Run a function that is safe to repeat by itself."""
-    (outcome, answer), lsn = await database.write(statement, parameters, final=_any)
-    return Changed(outcome, answer.encode() if isinstance(answer, str) else answer or b"", lsn)
+    (outcome, answer), commit = await database.write(statement, parameters, final=_any)
+    return Changed(outcome, answer.encode() if isinstance(answer, str) else answer or b"", commit)
 
 
 def _any(_row: Row, _attempt: int) -> bool:

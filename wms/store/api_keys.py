@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wms.store.database import Database, Row, Rows, Statement
+from wms.store.database import Commit, Database, Row, Rows, Statement
 
 CREATE = Statement(
     "create_api_key", "SELECT outcome, answer FROM create_api_key(%s, %s, %s, %s, %s, %s, %s, %s)"
@@ -23,10 +23,10 @@ async def page(database: Database, tenant_id: int, after: int | None, limit: int
     return await database.read(_PAGE, (tenant_id, after, limit))
 
 
-async def revoke(database: Database, tenant_id: int, api_key_id: int) -> tuple[str | None, str]:
-    """(JSON text of the key, revoked now or before; None when the tenant has none with this id, LSN of the commit)."""
-    (_outcome, answer), lsn = await database.write(_REVOKE, (tenant_id, api_key_id), final=_any)
-    return answer, lsn
+async def revoke(database: Database, tenant_id: int, api_key_id: int) -> tuple[str | None, Commit]:
+    """(JSON text of the key, revoked now or before; None when the tenant has none with this id, the commit)."""
+    (_outcome, answer), commit = await database.write(_REVOKE, (tenant_id, api_key_id), final=_any)
+    return answer, commit
 
 
 def _any(_row: Row, _attempt: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wms.store.database import Database, Row, Statement
+from wms.store.database import Commit, Database, Row, Statement
 
 DONE = frozenset({"done", "posted", "replayed"})
 """Outcomes that mean: it has been done, now or by an earlier request with the same key."""
@@ -25,8 +25,8 @@ class Outcome:
 
     name: str
     answer: bytes | None
-    commit_lsn: str
-    """A replica that has replayed up to here shows the change."""
+    commit: Commit
+    """Of what was done now; a replayed answer has one without a transaction."""
     replayed: bool
 
     @property
@@ -55,8 +55,8 @@ async def run(
     `statement` is "SELECT outcome, answer FROM f(%s, …)"; its parameters are the tenant, the key, the hash (32
     bytes) and `arguments`. Raises Unavailable.
     """
-    (name, answer), lsn = await database.write(
+    (name, answer), commit = await database.write(
         statement, (tenant_id, key, request_hash, *arguments), final=_final
     )
     raw = answer.encode() if isinstance(answer, str) else answer
-    return Outcome(name, raw, lsn, name == "replayed")
+    return Outcome(name, raw, commit, name == "replayed")

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _logger = logging.getLogger("wms.store")
 
 _POOL_MARGIN_S = 0.02
+_MARK = "SELECT pg_current_xact_id_if_assigned()::text, pg_current_wal_insert_lsn()::text; "
 
 wanted_lsn: ContextVar[str | None] = ContextVar("wanted_lsn", default=None)
 """What the request at work wants to see at least: the WMS-Commit-LSN that its sender was given (read your own writes).
@@ -54,6 +55,21 @@ class Statement:
 
     name: str
     sql: str
+    marked: bool = False
+    """Of a writing one: its commit is to be told from others (Commit.xid, Commit.held_lsn)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Where a write stands among all writes; LSNs as PostgreSQL writes them."""
+
+    lsn: str
+    """Not before the commit: a server that has replayed it shows the change."""
+    xid: int = 0
+    """The transaction that changed something; 0 when it changed nothing, or the statement is not marked."""
+    held_lsn: str = ""
+    """Of a marked one, before the commit, with the locks of its rows held: what was committed to those rows up to here
+    is in what it read, and what is committed to them by others afterwards comes after its own commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +157,29 @@ class Database:
 
     async def write(
         self, statement: Statement, parameters: Sequence[object], final: Callable[[Row, int], bool]
-    ) -> tuple[Row, str]:
-        """Run a one-row writing statement on the primary; returns its row and an LSN not before its commit.
+    ) -> tuple[Row, Commit]:
+        """Run a one-row writing statement on the primary; returns its row and its commit.
 
         The statement must be safe to repeat (by an idempotency key): when an attempt breaks, nobody knows
         whether it committed, and it is sent again. `final(row, attempt)` says whether a row is the answer or
         the statement is to be sent again; attempts count from 0. Raises Unavailable.
         """
-        sql = message(statement.sql)
+        sql = message(statement.sql, statement.marked)
 
-        async def run(connection: _Connection) -> tuple[Row, str]:
+        async def run(connection: _Connection) -> tuple[Row, Commit]:
             cursor = AsyncClientCursor(connection)
             await cursor.execute(sql, parameters)
-            found: list[Row | None] = []
-            for _ in range(4):
-                found.append(await cursor.fetchone() if cursor.description else None)
-                cursor.nextset()
-            row, lsn = found[1], found[3]
-            if row is None or lsn is None:
+            found: list[Row] = []
+            more: bool | None = True
+            while more:
+                row = await cursor.fetchone() if cursor.description else None
+                if row is not None:
+                    found.append(row)
+                more = cursor.nextset()
+            if len(found) != (3 if statement.marked else 2):
                 raise RuntimeError(f"{statement.name} returned no row")
-            return row, str(lsn[0])
+            xid, held_lsn = found[1] if statement.marked else (None, "")
+            return found[0], Commit(str(found[-1][0]), int(xid or 0), held_lsn)
 
         return await self._call(
             "write", statement, run, final=lambda result, attempt: final(result[0], attempt)
@@ -260,13 +279,13 @@ class Database:
                 return cast(T, result)
 
 
-def message(sql: str) -> str:
+def message(sql: str, marked: bool = False) -> str:
     """A writing statement as it is sent: in one message of the simple protocol, so one round trip.
 
     The LSN is asked for after the COMMIT, and is the flushed one: a replica reaches it without waiting for anybody
     else's commit.
     """
-    return f"BEGIN; {sql}; COMMIT; SELECT pg_current_wal_flush_lsn()::text"
+    return f"BEGIN; {sql}; {_MARK if marked else ''}COMMIT; SELECT pg_current_wal_flush_lsn()::text"
 
 
 def _whatever(_result: object, _attempt: int) -> bool:

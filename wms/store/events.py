@@ -30,6 +30,8 @@ class Event(msgspec.Struct, frozen=True):
     identifier: str
     payload: dict[str, Any]
     occurred_at: float
+    xid: int = 0
+    """Its transaction; 0 from a release that did not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +45,32 @@ class Turn:
 
 async def relay_turn(database: Database, holder: str, lease_s: float, after: int, limit: int) -> Turn:
     """One turn of the relay (wms/migrations/0008_events.sql)."""
-    row, _lsn = await database.write(_TURN, (holder, round(lease_s * 1000), after, limit), final=_any)
+    row, _commit = await database.write(_TURN, (holder, round(lease_s * 1000), after, limit), final=_any)
     leading, lsn, events = row
     return Turn(bool(leading), lsn or "", msgspec.json.decode(events or "[]", type=list[Event]))
 
 
 async def forget(database: Database, keep_s: int) -> int:
     """Delete a batch of events published longer ago than `keep_s`; returns how many."""
-    row, _lsn = await database.write(_FORGET, (keep_s, FORGET_BATCH), final=_any)
+    row, _commit = await database.write(_FORGET, (keep_s, FORGET_BATCH), final=_any)
     return int(row[0])
 
 
 async def claim_job(database: Database, name: str, holder: str, every_s: int, claim_s: int) -> bool:
     """Whether this process shall do the job now."""
-    row, _lsn = await database.write(_CLAIM, (name, holder, every_s, claim_s), final=_any)
+    row, _commit = await database.write(_CLAIM, (name, holder, every_s, claim_s), final=_any)
     return bool(row[0])
 
 
 async def finish_job(database: Database, name: str, holder: str) -> bool:
     """Note that it is done; False when the claim was lost."""
-    row, _lsn = await database.write(_FINISH, (name, holder), final=_any)
+    row, _commit = await database.write(_FINISH, (name, holder), final=_any)
     return bool(row[0])
 
 
 async def classify_abc(database: Database, days: int) -> int:
     """Set the ABC class of every SKU from what was issued in the last `days`; returns how many changed."""
-    row, _lsn = await database.write(_CLASSIFY, (days,), final=_any)
+    row, _commit = await database.write(_CLASSIFY, (days,), final=_any)
     return int(row[0])
 
 

@@ -72,5 +72,5 @@ def hash_of(key: str) -> bytes:
 
 async def forget_idempotency_keys(database: Database) -> int:
     """Delete a batch of idempotency keys older than 24 h; returns how many. Raises Unavailable."""
-    row, _lsn = await database.write(_FORGET, (FORGET_BATCH,), final=lambda _row, _attempt: True)
+    row, _commit = await database.write(_FORGET, (FORGET_BATCH,), final=lambda _row, _attempt: True)
     return int(row[0])

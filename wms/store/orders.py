@@ -23,12 +23,17 @@ CREATE = Statement(
     "create_order",
     "SELECT outcome, answer FROM create_order("
     "%s, %s, %s, %s, %s, %s, %s, %s::text[], %s::bigint[], %s::text[]::numeric[])",
+    marked=True,
 )
 """Own arguments: warehouse id, order number, customer code, priority, and of the lines SKU codes, quantities, unit
 prices as decimal text."""
-ALLOCATE = Statement("allocate_order", "SELECT outcome, answer FROM allocate_order(%s, %s, %s, %s, %s)")
+ALLOCATE = Statement(
+    "allocate_order", "SELECT outcome, answer FROM allocate_order(%s, %s, %s, %s, %s)", marked=True
+)
 """Own arguments: warehouse id, order id."""
-CANCEL = Statement("cancel_order", "SELECT outcome, answer FROM cancel_order(%s, %s, %s, %s, %s)")
+CANCEL = Statement(
+    "cancel_order", "SELECT outcome, answer FROM cancel_order(%s, %s, %s, %s, %s)", marked=True
+)
 """Own arguments: warehouse id, order id."""
 
 

@@ -21,7 +21,7 @@ from wms.api.problem import Problem
 from wms.api.selection import Selectable
 from wms.domain.roles import NOBODY
 from wms.log import RequestLog
-from wms.store.database import Statement, wanted_lsn
+from wms.store.database import Commit, Statement, wanted_lsn
 
 
 class SkuParams(SelectPageParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -216,7 +216,7 @@ def test_a_command_is_answered_with_its_lsn() -> None:
     api.database.row = ("done", '{"id": 5}')
     reply = execute(api)
     assert (reply.content, reply.status) == (Shipped(5), 201)
-    assert reply.headers == ((b"wms-commit-lsn", b"0/16B3748"),)
+    assert (reply.headers, reply.commit) == ((), Commit("0/16B3748"))
     ((name, parameters),) = api.database.asked
     assert (name, parameters[:2], parameters[3:]) == ("ship", (7, "k"), (3,))
     api.database.row = ("replayed", '{"id": 5}')
@@ -305,3 +305,10 @@ def test_what_is_wrong_within_a_list_is_named_with_what_is_allowed(
         fields.body(body, Lines)
     (error,) = raised.value.errors
     assert (error.field.replace("[...]", "[0]"), error.allowed) == (field, allowed)
+
+
+def test_k3_every_operation_that_changes_a_tenants_data_says_what_that_does_to_the_cache() -> None:
+    """And one that does not say is answered by nobody; sessions (tokens) are in no cache."""
+    changing = {o.name for o in OPERATIONS if o.method != "GET" and not o.path.startswith("/api/v1/tokens")}
+    assert changing == {o.name for o in OPERATIONS if o.changes is not None}
+    assert {"postMovement", "confirmPick", "setConfiguration"} < changing

@@ -16,14 +16,14 @@ from redis.asyncio.connection import SSLConnection
 
 from tests.support.pki import Authority
 from wms.cache import keys, ttl
-from wms.cache.cache import Cache
-from wms.cache.entry import FILL, INVALIDATE, decode, encode, lsn_of, lsn_text
+from wms.cache.cache import Amend, Cache, Put
+from wms.cache.entry import FILL, INVALIDATE, WRITE, Entry, decode, encode, lsn_of, lsn_text
 from wms.cache.keys import Key
 from wms.cache.near import Held, Near
 from wms.cache_metrics import CacheMetrics
 from wms.settings import RedisSettings, SettingsError, load
 from wms.store.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
-from wms.store.database import wanted_lsn
+from wms.store.database import Commit, wanted_lsn
 from wms.store.redis import Redis, RedisUnavailable
 
 # Keys
@@ -167,13 +167,28 @@ class Memory(Redis):
             if (args[0] and not old.startswith(args[0])) or (not args[0] and old):
                 return 0
             self.held[key] = args[1]
-        else:
-            assert script == INVALIDATE
-            entry = decode(old)
-            if entry is not None and args[2] and entry.lsn >= args[2]:
-                return 0
-            self.held[key] = args[0]
+            return 1
+        entry = decode(old)
+        if script == WRITE:
+            if entry is None or entry.lsn <= args[2]:
+                self.held[key] = args[0]
+                return 1
+            if entry.state != "W" and entry.lsn < args[5]:
+                self.held[key] = args[3]
+            return 0
+        assert script == INVALIDATE
+        if entry is not None and entry.state == "W" and args[3] and entry.xid == args[3]:
+            return 0
+        if entry is not None and args[2] and entry.lsn >= args[2]:
+            return 0
+        self.held[key] = args[0]
         return 1
+
+    def entry(self) -> Entry:
+        """What is held under KEY."""
+        found = decode(self.held[str(KEY)])
+        assert found is not None
+        return found
 
 
 class World:
@@ -263,7 +278,7 @@ def test_k3_after_a_write_the_writer_reads_no_older_state_even_without_redis(awa
     async def story(world: World) -> None:
         await world.get()
         world.redis.away = away
-        await world.cache.invalidate((KEY,), "0/AA")
+        await world.cache.invalidate((KEY,), Commit("0/AA"))
         world.row = 2
         assert await world.get() == 2
         # The replica was told how far it must have replayed; the request's own wish stays as it was.
@@ -278,7 +293,7 @@ def test_k3_a_load_that_began_before_a_write_fills_nothing() -> None:
         world.gate = asyncio.Event()
         slow = asyncio.create_task(world.get())
         await asyncio.sleep(0.01)
-        await world.cache.invalidate((KEY,), "0/AA")
+        await world.cache.invalidate((KEY,), Commit("0/AA"))
         world.gate.set()
         assert await slow == 1
         world.row = 2
@@ -294,7 +309,7 @@ def test_k3_another_process_that_read_the_past_cannot_fill_redis_with_it() -> No
         world.gate = asyncio.Event()
         slow = asyncio.create_task(world.get(other))
         await asyncio.sleep(0.01)
-        await world.cache.invalidate((KEY,), "0/AA")
+        await world.cache.invalidate((KEY,), Commit("0/AA"))
         world.row = 2
         world.gate.set()
         await slow
@@ -321,14 +336,12 @@ def test_k3_a_read_with_an_lsn_takes_no_copy_that_may_be_older() -> None:
 
 def test_k3_a_tombstone_does_not_bury_what_is_newer() -> None:
     async def story(world: World) -> None:
-        await world.cache.invalidate((KEY,), "0/BB")
+        await world.cache.invalidate((KEY,), Commit("0/BB"))
         await world.get()
-        await world.cache.bury((KEY,), lsn_of("0/AA"))
-        entry = decode(world.redis.held[str(KEY)])
-        assert entry is not None and entry.state == "V"
-        await world.cache.bury((KEY,), lsn_of("0/CC"))
-        entry = decode(world.redis.held[str(KEY)])
-        assert entry is not None and entry.state == "X"
+        await world.cache.bury({KEY: 0}, lsn_of("0/AA"))
+        assert world.redis.entry().state == "V"
+        await world.cache.bury({KEY: 0}, lsn_of("0/CC"))
+        assert world.redis.entry().state == "X"
 
     play(story)
 
@@ -336,9 +349,135 @@ def test_k3_a_tombstone_does_not_bury_what_is_newer() -> None:
 def test_k3_write_through_is_read_without_a_load() -> None:
     async def story(world: World) -> None:
         await world.get()
-        await world.cache.put(KEY, 5, "0/AA")
+        await world.cache.apply([Put(KEY, 5)], FIRST)
         assert await world.get() == 5 and await world.get(world.process()) == 5
         assert len(world.loads) == 1
+
+    play(story)
+
+
+# A write-through: transaction 11 had its row at 0/A0 and committed before 0/AA, then 12 at 0/B0 and before 0/BB.
+FIRST, SECOND = Commit("0/AA", 11, "0/A0"), Commit("0/BB", 12, "0/B0")
+
+
+async def hear(world: World, *processes: Cache, xid: int, lsn: str) -> None:
+    """An event of KEY goes its way: the relay, then each process."""
+    await world.cache.bury({KEY: xid}, lsn_of(lsn))
+    for process in processes:
+        process.forget([str(KEY)], lsn_of(lsn), "event", xid)
+
+
+def test_k3_what_was_written_through_outlives_its_own_event_and_no_other() -> None:
+    async def story(world: World) -> None:
+        other = world.process()
+        await world.get(other)
+        await world.cache.put(KEY, 5, FIRST)
+        await hear(world, world.cache, other, xid=11, lsn="0/AF")
+        assert await world.get() == await world.get(other) == 5 and len(world.loads) == 1
+        world.row = 6
+        await hear(world, world.cache, other, xid=12, lsn="0/BF")
+        assert await world.get() == await world.get(other) == 6 and world.loads[1:] == ["0/BF"]
+
+    play(story)
+
+
+@pytest.mark.parametrize("first", [FIRST, SECOND])
+def test_k3_of_two_writes_the_later_one_stays_whichever_reaches_redis_last(first: Commit) -> None:
+    """Both take place in processes of their own; the commit of the first one may be asked for after the second's."""
+
+    async def story(world: World) -> None:
+        late = Commit("0/BC", FIRST.xid, FIRST.held_lsn)
+        one, two = world.process(), world.process()
+        steps = [one.put(KEY, 5, late), two.put(KEY, 6, SECOND)]
+        for step in steps if first is FIRST else reversed(steps):
+            await step
+        entry = world.redis.entry()
+        assert entry.state == "W" and entry.body == b"6", (
+            "an entry that is newer than it seems buried a later write"
+        )
+        assert await world.get(two) == 6
+        world.row = 6
+        await hear(world, one, two, xid=11, lsn="0/BD")
+        await hear(world, one, two, xid=12, lsn="0/BE")
+        assert await world.get(one) == await world.get(two) == await world.get(world.process()) == 6
+
+    play(story)
+
+
+@pytest.mark.parametrize("later", ["invalidated", "written"])
+def test_k3_a_write_that_was_overtaken_in_its_own_process_leaves_nothing(later: str) -> None:
+    async def story(world: World) -> None:
+        if later == "written":
+            await world.cache.put(KEY, 6, SECOND)
+        else:
+            await world.cache.invalidate((KEY,), SECOND)
+        world.row = 6
+        await world.cache.put(KEY, 5, FIRST)
+        assert await world.get() == 6 and await world.get(world.process()) == 6
+
+    play(story)
+
+
+def test_k3_what_was_done_before_is_not_written_through_again() -> None:
+    """The answer to a repeated request is the one of that time."""
+
+    async def story(world: World) -> None:
+        world.row = 6
+        await world.get()
+        await world.cache.put(KEY, 5, Commit("0/CC"))
+        assert await world.get() == 6 and world.loads == [None, "0/CC"]
+
+    play(story)
+
+
+def test_k3_a_reader_with_an_lsn_takes_what_was_written_through_for_no_newer_than_it_is() -> None:
+    async def story(world: World) -> None:
+        await world.cache.put(KEY, 5, FIRST)
+        world.row = 6
+        for least in ("0/A1", "0/AA", "0/B5"):
+            token = wanted_lsn.set(least)
+            assert await world.get() == 6
+            wanted_lsn.reset(token)
+        # Never from a server that may lack the write that is there.
+        assert world.loads == ["0/AA", "0/B5"]
+
+    play(story)
+
+
+def test_k3_a_list_is_amended_where_it_is_and_loaded_where_it_is_not() -> None:
+    async def story(world: World) -> None:
+        def more(value: int) -> int:
+            return value + 10
+
+        await world.cache.amend(KEY, more, int, FIRST)
+        assert world.redis.entry().state == "X"
+        world.row = 2
+        assert await world.get() == 2
+        other = world.process()
+        await other.amend(KEY, more, int, SECOND)
+        assert await world.get(other) == 12 and world.loads == ["0/AA"]
+        await hear(world, world.cache, other, xid=12, lsn="0/BF")
+        assert await world.get() == await world.get(other) == 12 and world.loads == ["0/AA"]
+        # Of what is known to lack a commit of somebody else nothing is made.
+        third = Commit("0/CC", 13, "0/C0")
+        other.forget([str(KEY)], lsn_of("0/C5"), "event", 14)
+        world.row = 3
+        await other.amend(KEY, more, int, third)
+        assert world.redis.entry().state == "X" and await world.get(other) == 3
+
+    play(story)
+
+
+def test_k3_without_redis_a_write_through_is_kept_by_its_process_alone() -> None:
+    async def story(world: World) -> None:
+        world.redis.away = True
+        await world.cache.apply(
+            [Put(KEY, 5), keys.sku(7, "S"), Amend(keys.configuration(7), list, list)], FIRST
+        )
+        assert await world.get() == 5
+        world.now[0] += ttl.NEAR_S + 0.1
+        world.row = 6
+        assert await world.get() == 6 and world.loads == ["0/AA"]
 
     play(story)
 

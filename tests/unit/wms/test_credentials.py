@@ -15,7 +15,7 @@ from tests.unit.wms.test_service_api import AUTH, FakeDatabase, Harness
 from wms.domain import passwords
 from wms.domain.roles import Principal
 from wms.domain.tokens import LEEWAY_S, LIFETIME_S, Tokens
-from wms.store.database import Rows, Statement, Unavailable
+from wms.store.database import Commit, Rows, Statement, Unavailable
 from wms.store.ended import OVERLAP_S, REMEMBERED_S, Ended
 from wms.store.keys import ApiKeys, hash_of
 
@@ -64,11 +64,11 @@ class Keeping(FakeDatabase):
     async def write(self, statement: Statement, parameters: Sequence[object], final: Any) -> Any:
         self.asked.append((statement.name, parameters))
         if self.kept:
-            return ("replayed", self.kept), "0/1"
+            return ("replayed", self.kept), Commit("0/1")
         secret = parameters[3]
         assert isinstance(secret, bytes)
         self.kept = msgspec.json.encode(KEPT | {"secret": secret.hex()})
-        return ("done", self.kept), "0/1"
+        return ("done", self.kept), Commit("0/1")
 
 
 def test_a_key_is_shown_once_and_kept_as_its_hash(api: Harness) -> None:

@@ -46,6 +46,18 @@ def test_k1_what_was_missed_raises_every_tenant() -> None:
     assert generations.of(1) == "0/9", "a generation that was left behind must not come back"
 
 
+def test_k1_what_a_process_changed_itself_is_a_generation_before_its_event_and_after() -> None:
+    generations = Generations(Clock())
+    generations.read()
+    generations.rise(1, 9)
+    generations.take(delivery(1, 7))
+    assert (generations.of(1), generations.of(2)) == ("0/9", "0/0")
+    generations.begin(8)
+    assert (generations.of(1), generations.of(2)) == ("0/9", "0/8")
+    generations.begin(10)
+    assert generations.of(1) == "0/A"
+
+
 def test_k1_who_hears_nothing_says_nothing() -> None:
     clock = Clock()
     generations = Generations(clock)

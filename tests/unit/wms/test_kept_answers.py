@@ -15,7 +15,7 @@ from wms.api.operation import no_redis
 from wms.cache import keys
 from wms.cache.cache import Cache
 from wms.cache.near import Near
-from wms.store.database import Row
+from wms.store.database import Commit, Row
 from wms.store.keys import hash_of
 
 TARGET = "/api/v1/stock?warehouse_id=1&sku=S-1"
@@ -102,7 +102,9 @@ def test_k1_a_client_that_has_the_answer_is_told_so_from_what_is_kept() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda world: asyncio.run(world.services.cache.invalidate([keys.stock_in(7, 1, "S-1")], "0/10")),
+        lambda world: asyncio.run(
+            world.services.cache.invalidate([keys.stock_in(7, 1, "S-1")], Commit("0/10"))
+        ),
         lambda world: world.services.cache.forget([str(keys.stock_in(7, 1, "S-1"))], 16, "event"),
         lambda world: world.services.cache.forget_all(),
         lambda world: setattr(world, "now", world.now + 2.0),
@@ -125,7 +127,7 @@ def test_k3_a_load_that_a_write_has_overtaken_is_answered_and_not_kept() -> None
     async def overtaken(*arguments: object) -> list[Row]:
         found = await read(*arguments)  # type: ignore[arg-type]
         if getattr(arguments[0], "name", "") == "stock_lookup":
-            await world.services.cache.invalidate([keys.stock_in(7, 1, "S-1")], "")
+            await world.services.cache.invalidate([keys.stock_in(7, 1, "S-1")], Commit(""))
         return found
 
     world.database.read = overtaken  # type: ignore[method-assign, assignment]

@@ -18,7 +18,7 @@ from wms.log import RequestLog
 from wms.metrics import Metrics
 from wms.readiness import Check
 from wms.settings import load
-from wms.store.database import Database, Row, Rows, Statement, Unavailable
+from wms.store.database import Commit, Database, Row, Rows, Statement, Unavailable
 from wms.store.keys import ApiKeys, hash_of
 
 KEY = "wms_key-of-tenant-7"
@@ -49,11 +49,13 @@ class FakeDatabase(Database):
             raise self.rows
         return self.rows
 
-    async def write(self, statement: Statement, parameters: Sequence[object], final: Any) -> tuple[Row, str]:
+    async def write(
+        self, statement: Statement, parameters: Sequence[object], final: Any
+    ) -> tuple[Row, Commit]:
         self.asked.append((statement.name, parameters))
         if isinstance(self.row, Exception):
             raise self.row
-        return self.row, "0/16B3748"
+        return self.row, Commit("0/16B3748")
 
 
 class Harness:

@@ -19,7 +19,9 @@ def ask(api: Harness, headers: dict[str, str]) -> Response:
 
 def test_k1_the_gateway_learns_tenant_roles_and_generation() -> None:
     api = Harness()
-    api.services.generation = lambda tenant_id: f"{tenant_id}/A0"
+    api.services.generations.read()
+    api.services.generations.rise(7, (7 << 32) + 0xA0)
+    api.services.generations.rise(8, (8 << 32) + 0xA0)
     answer = ask(api, AUTH)
     assert (answer.status, answer.body) == (204, b"")
     told = {name: value for name, value in answer.headers.items() if name.startswith("x-wms-")}
