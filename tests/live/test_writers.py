@@ -32,6 +32,7 @@ NUMBERS = count(1)
 
 REPORTS = {"getWarehouseCapacity"}
 """Every movement changes it: without a WMS-Min-LSN it is as old as its lifetime, and says so (wms/cache/keys.py)."""
+COUNTED = tuple(f"wms_{what}_total" for what in ("orders", "picks", "picked_units", "receipts", "shipments"))
 BOUND_S = NEAR_S
 """How long at most another process shows the state before a write, when events come and when they do not."""
 
@@ -306,6 +307,38 @@ def test_k3_the_walk_takes_every_operation(platform: Platform) -> None:
     assert walked == changing
     reading = {o.name for o in OPERATIONS if o.method == "GET" and not o.public}
     assert set(views(platform)) == reading
+
+
+def test_m1_the_warehouse_is_counted_by_what_was_committed(platform: Platform) -> None:
+    """Fails when an event is counted twice or not at all; a repeated request is one of no effect."""
+    at = platform
+
+    def seen() -> dict[str, float]:
+        text = at.writer.request("GET", "/metrics").data.decode()
+        return {
+            name: float(number)
+            for name, _, number in (line.rpartition(" ") for line in text.splitlines())
+            if name.partition("{")[0] in COUNTED
+        }
+
+    before = seen()
+    for step in steps(at):
+        key = f"m-{next(NUMBERS)}"
+        answer = send(at, step, key)
+        if step.method == "POST":
+            answer = send(at, step, key)
+        if step.keep:
+            at.known[step.keep] = answer.json()
+    assert {name: value - before[name] for name, value in seen().items()} == {
+        'wms_orders_total{event="created"}': 3, 'wms_orders_total{event="allocated"}': 3,
+        'wms_orders_total{event="picking"}': 2, 'wms_orders_total{event="picked"}': 2,
+        'wms_orders_total{event="shipped"}': 1, 'wms_orders_total{event="cancelled"}': 1,
+        'wms_picks_total{result="picked"}': 1, 'wms_picks_total{result="short"}': 1, "wms_picked_units_total": 11,
+        'wms_receipts_total{event="created"}': 2, 'wms_receipts_total{event="received"}': 1,
+        'wms_receipts_total{event="closed"}': 1, 'wms_receipts_total{event="cancelled"}': 1,
+        'wms_shipments_total{event="packed"}': 2, 'wms_shipments_total{event="dispatched"}': 1,
+        'wms_shipments_total{event="delivered"}': 1, 'wms_shipments_total{event="cancelled"}': 1,
+    }  # fmt: skip
 
 
 def test_k3_after_every_write_no_layer_gives_the_writer_the_state_before(platform: Platform) -> None:

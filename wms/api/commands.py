@@ -64,8 +64,7 @@ async def run(call: Call[Any, Any], statement: Statement, arguments: Sequence[ob
 
 
 def reply(outcome: Outcome, kind: Any, refusals: Refusals, status: int = 201) -> Reply:
-    """The answer to an outcome: its JSON decoded as `kind`, with its commit and, when it was done before, the header
-    Idempotency-Replayed.
+    """The answer to an outcome: its JSON decoded as `kind`, with its commit.
 
     Raises the problem that tells a refusal; RuntimeError for an outcome that nobody has foreseen.
     """
@@ -73,8 +72,8 @@ def reply(outcome: Outcome, kind: Any, refusals: Refusals, status: int = 201) ->
         raise _refusal(outcome, refusals)
     if outcome.answer is None:
         raise RuntimeError(f"the outcome {outcome.name} came without an answer")
-    headers = ((b"idempotency-replayed", b"true"),) if outcome.replayed else ()
-    return Reply(msgspec.json.decode(outcome.answer, type=kind), status, headers, commit=outcome.commit)
+    content = msgspec.json.decode(outcome.answer, type=kind)
+    return Reply(content, status, commit=outcome.commit, repeated=outcome.replayed)
 
 
 async def execute(

@@ -18,6 +18,7 @@ from wms.api.conditional import NO_STORE, REVALIDATE, CachePolicy
 from wms.api.kept import Answered, Kept
 from wms.api.problem import Problem, wrong_field
 from wms.api.selection import Selectable
+from wms.business_metrics import BusinessMetrics
 from wms.cache.cache import Cache, Effect
 from wms.cache.entry import lsn_of
 from wms.cache.near import Held, Near
@@ -108,6 +109,8 @@ class Reply(msgspec.Struct, frozen=True):
     """What the cache holds, when the answer depends on nothing else but tenant, roles, path and query."""
     commit: Commit | None = None
     """Of a change of a tenant's data."""
+    repeated: bool = False
+    """Whether the change had been made before, by an earlier request with the same key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,8 @@ class Operation(Generic[P, B]):
     changes: Callable[[Call[P, B], Any], Iterable[Effect]] | None = None
     """Of an operation that changes a tenant's data: what that does to the entries of the cache, by the request and the
     content of its answer. It holds before the answer is sent; a test compares every read after every change."""
+    counts: Callable[[BusinessMetrics, Any], None] | None = None
+    """Counts the change, by the content of its answer."""
 
 
 def nothing_kept(_call: Call[Any, Any], _content: Any) -> Iterable[Effect]:
@@ -280,7 +285,12 @@ async def _settle(
     services = call.services
     services.generations.rise(call.tenant_id, lsn_of(commit.lsn))
     await services.cache.apply(operation.changes(call, reply.content), commit)
-    return msgspec.structs.replace(reply, headers=((b"wms-commit-lsn", commit.lsn.encode()), *reply.headers))
+    headers = ((b"wms-commit-lsn", commit.lsn.encode()), *reply.headers)
+    if reply.repeated:
+        return msgspec.structs.replace(reply, headers=((b"idempotency-replayed", b"true"), *headers))
+    if operation.counts is not None:
+        operation.counts(services.metrics.business, reply.content)
+    return msgspec.structs.replace(reply, headers=headers)
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, timeout_s: float) -> bytes:

@@ -16,6 +16,7 @@ from wms.api.pages import Page, SelectPageParams, after, page
 from wms.api.problem import FieldError, Problem, wrong_field
 from wms.api.rules import Code, Id
 from wms.api.selection import Selectable, SelectParams
+from wms.business_metrics import BusinessMetrics
 from wms.cache import keys
 from wms.cache.cache import Effect, Put
 from wms.domain.movements import MAX_QUANTITY
@@ -348,6 +349,10 @@ def _changes(call: Call[Any, Any], order: Order | AllocatedOrder | CancelledOrde
     ]
 
 
+def _counted(event: str) -> Callable[[BusinessMetrics, object], None]:
+    return lambda metrics, _order: metrics.orders.labels(event).inc()
+
+
 OPERATIONS = (
     Operation(
         method="GET",
@@ -378,6 +383,7 @@ OPERATIONS = (
         },
         permission="orders:write",
         changes=_changes,
+        counts=_counted("created"),
     ),
     Operation(
         method="GET",
@@ -412,6 +418,7 @@ OPERATIONS = (
         },
         permission="orders:write",
         changes=_changes,
+        counts=_counted("allocated"),
     ),
     Operation(
         method="POST",
@@ -434,5 +441,6 @@ OPERATIONS = (
         },
         permission="orders:write",
         changes=_changes,
+        counts=_counted("cancelled"),
     ),
 )

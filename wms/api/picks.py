@@ -16,6 +16,7 @@ from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Id
 from wms.api.waves import PickTask
+from wms.business_metrics import BusinessMetrics
 from wms.cache import keys
 from wms.cache.cache import Effect
 from wms.domain import orders
@@ -205,6 +206,16 @@ def _changes(call: Call[Any, Any], confirmed: ConfirmedPick | ConfirmedPicks) ->
     ]
 
 
+def _count(metrics: BusinessMetrics, confirmed: ConfirmedPick | ConfirmedPicks) -> None:
+    picks = confirmed.picks if isinstance(confirmed, ConfirmedPicks) else [confirmed]
+    for pick in picks:
+        metrics.picks.labels(pick.status.lower()).inc()
+        metrics.picked_units.inc(pick.picked)
+    metrics.orders.labels("picked").inc(
+        len({pick.order_id for pick in picks if pick.order_status == "PICKED"})
+    )
+
+
 _CONFLICTS = "A task that is not OPEN, a blocked balance, or a request with this key is still at work."
 
 OPERATIONS = (
@@ -241,6 +252,7 @@ OPERATIONS = (
         },
         permission="picking:write",
         changes=_changes,
+        counts=_count,
     ),
     Operation(
         method="POST",
@@ -259,5 +271,6 @@ OPERATIONS = (
         },
         permission="picking:write",
         changes=_changes,
+        counts=_count,
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from wms.api.operation import Answer, Call, Nothing, Operation, Reply, nothing_k
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Code, Id, Name
+from wms.business_metrics import BusinessMetrics
 from wms.cache import keys
 from wms.cache.cache import Effect
 from wms.domain.receipts import MAX_LINES, RECEIPT, Status
@@ -242,6 +243,10 @@ async def _end(call: Call[ReceiptPath, ReceiptWarehouse], action: str) -> Reply:
     )
 
 
+def _counted(event: str) -> Callable[[BusinessMetrics, object], None]:
+    return lambda metrics, _receipt: metrics.receipts.labels(event).inc()
+
+
 def _unknown(receipt_id: int, warehouse_id: int) -> Problem:
     return Problem(404, "unknown-receipt", f"there is no receipt {receipt_id} in warehouse {warehouse_id}")
 
@@ -294,6 +299,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         },
         permission="receiving:write",
         changes=nothing_kept,
+        counts=_counted("created"),
     ),
     Operation(
         method="GET",
@@ -330,6 +336,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         },
         permission="receiving:write",
         changes=_changes,
+        counts=_counted("received"),
     ),
     *(
         Operation(
@@ -350,10 +357,11 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
             },
             permission="receiving:write",
             changes=nothing_kept,
+            counts=_counted(event),
         )
-        for action, summary, handler in (
-            ("close", "Say that nothing more will come", close),
-            ("cancel", "Call a receipt off of which nothing has come", cancel),
+        for action, event, summary, handler in (
+            ("close", "closed", "Say that nothing more will come", close),
+            ("cancel", "cancelled", "Call a receipt off of which nothing has come", cancel),
         )
     ),
 )

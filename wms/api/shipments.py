@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from wms.api.orders import Warehouse, illegal_move
 from wms.api.pages import Page, PageParams, after, page
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import LINE, Code, Id
+from wms.business_metrics import BusinessMetrics
 from wms.cache import keys
 from wms.cache.cache import Effect
 from wms.domain.orders import ORDER
@@ -170,6 +171,15 @@ def _changes(call: Call[Any, Any], shipment: Shipment) -> Iterable[Effect]:
     return [keys.order(call.tenant_id, shipment.warehouse_id, shipment.order_id)]
 
 
+def _counted(event: str) -> Callable[[BusinessMetrics, Any], None]:
+    def count(metrics: BusinessMetrics, _shipment: Any) -> None:
+        metrics.shipments.labels(event).inc()
+        if event == "dispatched":
+            metrics.orders.labels("shipped").inc()
+
+    return count
+
+
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     Operation(
         method="GET",
@@ -201,6 +211,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
         },
         permission="shipping:write",
         changes=nothing_kept,
+        counts=_counted("packed"),
     ),
     *(
         Operation(
@@ -221,11 +232,18 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
             },
             permission="shipping:write",
             changes=_changes if action == "dispatch" else nothing_kept,
+            counts=_counted(event),
         )
-        for action, summary, handler, body in (
-            ("dispatch", "Hand a shipment to its carrier; its order is SHIPPED", dispatch, DispatchRequest),
-            ("deliver", "A shipment has arrived", deliver, Warehouse),
-            ("cancel", "Unpack a shipment; its order may be packed again", cancel, Warehouse),
+        for action, event, summary, handler, body in (
+            (
+                "dispatch",
+                "dispatched",
+                "Hand a shipment to its carrier; its order is SHIPPED",
+                dispatch,
+                DispatchRequest,
+            ),
+            ("deliver", "delivered", "A shipment has arrived", deliver, Warehouse),
+            ("cancel", "cancelled", "Unpack a shipment; its order may be packed again", cancel, Warehouse),
         )
     ),
 )

@@ -14,6 +14,7 @@ from wms.api.operation import Answer, Call, Nothing, Operation, Reply
 from wms.api.orders import illegal_move
 from wms.api.problem import Problem, wrong_field
 from wms.api.rules import Id
+from wms.business_metrics import BusinessMetrics
 from wms.cache import keys
 from wms.cache.cache import Effect
 from wms.domain.orders import ORDER
@@ -93,6 +94,10 @@ def _changes(call: Call[Nothing, WaveRequest], _wave: Wave) -> Iterable[Effect]:
     return [keys.order(call.tenant_id, call.body.warehouse_id, order_id) for order_id in call.body.order_ids]
 
 
+def _count(metrics: BusinessMetrics, wave: Wave) -> None:
+    metrics.orders.labels("picking").inc(len({task.order_id for task in wave.tasks}))
+
+
 async def get_wave(call: Call[WaveParams, Nothing]) -> Reply:
     """One wave with its tasks."""
     asked = call.params
@@ -125,6 +130,7 @@ OPERATIONS = (
         },
         permission="picking:write",
         changes=_changes,
+        counts=_count,
     ),
     Operation(
         method="GET",

@@ -28,18 +28,12 @@ class Outcome:
     commit: Commit
     """Of what was done now; a replayed answer has one without a transaction."""
     replayed: bool
+    """Whether an earlier request had done it."""
 
     @property
     def done(self) -> bool:
         """Whether the change is there."""
         return self.name in DONE
-
-
-def _final(row: Row, attempt: int) -> bool:
-    """A repeated attempt that finds its key in flight has met its own first one: only that one's end is an
-    answer.
-    """
-    return not (row[0] == "in_flight" and attempt > 0)
 
 
 async def run(
@@ -55,8 +49,17 @@ async def run(
     `statement` is "SELECT outcome, answer FROM f(%s, …)"; its parameters are the tenant, the key, the hash (32
     bytes) and `arguments`. Raises Unavailable.
     """
+    again = False
+
+    def final(row: Row, attempt: int) -> bool:
+        # A repeated attempt that finds its key in flight, or its work done, has met its own first one: only that
+        # one's end is an answer.
+        nonlocal again
+        again = attempt > 0
+        return not (row[0] == "in_flight" and again)
+
     (name, answer), commit = await database.write(
-        statement, (tenant_id, key, request_hash, *arguments), final=_final
+        statement, (tenant_id, key, request_hash, *arguments), final=final
     )
     raw = answer.encode() if isinstance(answer, str) else answer
-    return Outcome(name, raw, commit, name == "replayed")
+    return Outcome(name, raw, commit, name == "replayed" and not again)
