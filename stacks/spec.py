@@ -240,7 +240,8 @@ class Gateway(Section, frozen=True):
     """How long equal requests wait for the first one's answer; nginx does not wake them before."""
     asset_ttl_s: Annotated[int, Meta(ge=3600, le=14400)] = 14400
     """Row K1: the edge keeps 1 to 4 h; this is for the frontend's code and styles, whose names change with them."""
-    image_ttl_s: Annotated[int, Meta(ge=3600, le=14400)] = 3600
+    image_ttl_s: Annotated[int, Meta(ge=3600, le=14400)] = 14400
+    """For pictures. Each is made anew once in this time, per edge."""
     log_percent: Annotated[int, Meta(ge=0, le=100)] = 10
     """Share of the fast successes in the access log; failures and slow requests are always in it."""
     log_slow_s: Annotated[int, Meta(ge=1, le=60)] = 1

@@ -1,5 +1,5 @@
 """nginx: load balancer and gateway. Round robin without affinity, compression, limits, timeouts, the cache of what
-tenants read (layer 3 of row K1), and the frontend's files.
+tenants read (layer 3 of row K1), the frontend's files, and its pictures in the size and format that is asked for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ import math
 from stacks import topology
 from stacks.render import Probe, Process, Site, nothing, secret, template
 from stacks.spec import Platform
+
+IMAGE_WIDTHS = (48, 96, 192, 384)
+"""Pixels; those that the frontend asks for (wms/web/src/parts/picture.tsx), the originals' own last. Anybody may ask,
+so there are few: each picture of each format is made once per width."""
 
 HEALTH = "/-/gateway"
 """Answered by the gateway itself, whatever the services do."""
@@ -39,6 +43,7 @@ def processes(platform: Platform, site: Site) -> list[Process]:
                     services=topology.of_role(platform, "app"),
                     edges=topology.of_role(platform, "edge"),
                     health=HEALTH,
+                    image_widths=IMAGE_WIDTHS,
                     folder=site.folder(node.name, "nginx"),
                     certificate=site.certificate(node.name),
                     ca=site.ca,

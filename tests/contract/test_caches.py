@@ -33,6 +33,7 @@ PRIVATE = {"cache-control": "private, no-cache", "vary": "Authorization, WMS-Min
 SKUS = "/api/v1/skus"
 DESCRIPTION = "/api/v1/openapi.json"
 ASSET = "/assets/index-0a1b2c3d.js"
+IMAGES = Path(__file__).resolve().parents[2] / "wms/web/public/images"
 CODE = b"export const answer = 42;\n" * 100
 
 
@@ -76,8 +77,7 @@ def servers() -> Iterator[Web]:
         "index.html": b"<!doctype html><title>WMS</title>",
         "sw.js": b"// worker",
         ASSET[1:]: CODE,
-        "images/box-320.webp": b"RIFF....WEBP",
-        "images/box-320.png": b"\x89PNG",
+        **{f"images/pneu.{kind}": (IMAGES / f"pneu.{kind}").read_bytes() for kind in ("webp", "png")},
     }.items():
         (dist / name).parent.mkdir(exist_ok=True)
         (dist / name).write_bytes(content)
@@ -377,16 +377,89 @@ def test_f4_pages_are_the_frontend_asked_for_each_time(web: Web, path: str) -> N
     assert web.get("edge-1", path, If_None_Match=answer.headers["ETag"]).status == 304
 
 
-def test_k1_assets_and_images_are_kept_by_the_edge_and_for_ever_by_browsers(web: Web) -> None:
+def test_k1_assets_are_kept_by_the_edge_and_for_ever_by_browsers(web: Web) -> None:
     first, second = (web.get("edge-1", ASSET, Authorization="Bearer whoever", Cookie="a=b") for _ in range(2))
     assert (first.headers["X-Cache"], second.headers["X-Cache"]) == ("MISS", "HIT")
     assert second.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     assert second.headers["Content-Type"] == "text/javascript"
-    for name, kind in (("webp", "image/webp"), ("png", "image/png")):
-        found = [web.get("edge-1", f"/images/box-320.{name}") for _ in range(2)]
-        assert found[1].headers["Content-Type"] == kind and found[1].headers["X-Cache"] == "HIT"
-        assert found[1].headers["Cache-Control"] == "public, max-age=86400"
     assert web.get("edge-1", "/sw.js").headers["Cache-Control"] == "no-cache"
+
+
+def width(image: bytes) -> int:
+    """In pixels, of a PNG (IHDR) or a lossy WEBP, plain (RFC 6386 §9.1) or extended (RFC 9649 §2.7)."""
+    if image[:4] == b"\x89PNG":
+        return int.from_bytes(image[16:20], "big")
+    if image[8:16] == b"WEBPVP8X":
+        return int.from_bytes(image[24:27], "little") + 1
+    assert image[8:16] == b"WEBPVP8 " and image[23:26] == b"\x9d\x01\x2a"
+    return int.from_bytes(image[26:28], "little") & 0x3FFF
+
+
+@pytest.mark.parametrize("kind", ["webp", "png"])
+def test_f3_pictures_are_made_in_the_width_and_format_that_is_asked_for(web: Web, kind: str) -> None:
+    """Fails when the edge gives the original, another format, or more bytes for fewer pixels."""
+    sizes = []
+    for wanted in nginx.IMAGE_WIDTHS:
+        found = [web.get("edge-1", f"/images/pneu?w={wanted}&format={kind}", Accept="*/*") for _ in range(2)]
+        assert [a.status for a in found] == [200, 200] and found[0].data == found[1].data
+        assert [a.headers["X-Cache"] for a in found] == ["MISS", "HIT"]
+        assert found[1].headers["Content-Type"] == f"image/{kind}" and "Vary" not in found[1].headers
+        assert found[1].headers["Cache-Control"] == "public, max-age=86400"
+        assert width(found[0].data) == wanted
+        sizes.append(len(found[0].data))
+    original = len((IMAGES / f"pneu.{kind}").read_bytes())
+    assert sizes == sorted(sizes) and sizes[-1] <= original
+    assert all(size < original / 2 for size in sizes[:-1]), (sizes, original)
+    print(f"pneu.{kind}: {original} bytes, by width {dict(zip(nginx.IMAGE_WIDTHS, sizes, strict=True))}")
+
+
+def test_f3_the_format_is_the_one_that_the_browser_takes_and_both_are_kept(web: Web) -> None:
+    kinds = {
+        "image/avif,image/webp,image/png,*/*;q=0.8": "image/webp",
+        "IMAGE/WEBP;q=0.3": "image/webp",
+        "image/*,*/*;q=0.8": "image/png",
+        "image/png, image/webp;q=0": "image/png",
+        "image/webp;q=0.0,*/*": "image/png",
+        "": "image/png",
+    }
+    for _ in range(2):
+        for node in ("gateway-1", "edge-1"):
+            for accept, kind in kinds.items():
+                answer = web.get(node, "/images/pneu?w=96", Accept=accept)
+                assert (answer.headers["Content-Type"], answer.headers["Vary"]) == (kind, "Accept"), (
+                    node,
+                    accept,
+                )
+    # However the browser words it: the edge has asked for each format once.
+    for accept in kinds:
+        assert web.get("edge-1", "/images/pneu?w=96", Accept=accept).headers["X-Cache"] == "HIT"
+    default = web.get("edge-1", "/images/pneu", Accept="image/webp")
+    assert width(default.data) == 192
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "w=97",
+        "w=0",
+        "w=-1",
+        "w=9999",
+        "w=",
+        "w=48&w=96",
+        "w=96&format=gif",
+        "format=png&w=96",
+        "q=100",
+        "w=96&x=1",
+        "W=96",
+    ],
+)
+def test_f3_other_pictures_are_not_made(web: Web, query: str) -> None:
+    """Anybody may ask: what is not on the list costs nothing and is kept nowhere."""
+    for _ in range(2):
+        answer = web.get("edge-1", f"/images/pneu?{query}")
+        assert answer.status == 400 and answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Cache"] == "MISS"
+        assert "48, 96, 192, 384" in answer.json()["detail"]
 
 
 def test_a2_assets_are_compressed_as_the_client_likes_and_kept_so(web: Web) -> None:
@@ -404,7 +477,18 @@ def test_a2_assets_are_compressed_as_the_client_likes_and_kept_so(web: Web) -> N
         assert web.get("edge-1", ASSET, Accept_Encoding="identity").data == CODE
 
 
-@pytest.mark.parametrize("path", ["/assets/gone.js", "/images/gone.webp", "/metrics", "/-/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets/gone.js",
+        "/images/gone",
+        "/images/gone?w=96",
+        "/images/pneu.png",
+        "/images/a/b",
+        "/metrics",
+        "/-/x",
+    ],
+)
 def test_f4_what_is_not_there_is_404(web: Web, path: str) -> None:
     answer = web.get("edge-1", path)
     assert answer.status == 404 and answer.headers["Content-Type"] == "application/problem+json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import mimetypes
+import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -28,9 +29,9 @@ START = datetime(2026, 3, 10, 14, 20, tzinfo=UTC)
 # fmt: off
 NAMES = (
     ("Parafuso aço inox 40 mm", "parafuso"), ("Rolamento industrial 62 mm", "rolamento"),
-    ("Correia reforçada 120 mm", "correia"), ("Tinta acrílica leve 3,6 L", "lata"),
-    ("Lâmpada econômica 9 W", "lampada"), ("Luva de proteção resistente à água", "luva"),
-    ("Chave de fenda profissional 200 mm", "ferramenta"), ("Caixa de papelão 60 mm", "caixa"),
+    ("Correia reforçada 120 mm", "correia"), ("Tinta acrílica leve 3,6 L", "tinta-acrilica"),
+    ("Lâmpada econômica 9 W", "lampada"), ("Luva de proteção resistente à água", "luva-de-protecao"),
+    ("Chave de fenda profissional 200 mm", "chave-de-fenda"), ("Caixa de papelão 60 mm", "caixa-de-papelao"),
 )
 # fmt: on
 STATES = ("NEW", "ALLOCATED", "PICKING", "PICKED", "SHIPPED", "CANCELLED")
@@ -283,6 +284,10 @@ class Server:
         """The paths of the requests that contain `part`."""
         return [path for each, path, _ in self.seen if each == method and part in path]
 
+    def accepted(self, part: str) -> str:
+        """The Accept of the first request whose path contains `part`."""
+        return next(headers.get("accept", "") for _, path, headers in self.seen if part in path)
+
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
@@ -308,6 +313,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             server.seen.append((self.command, self.path, headers))
             url = urlsplit(self.path)
+            if url.path.startswith("/images/"):
+                self._image(url.path.removeprefix("/images/"), headers.get("accept", ""))
+                return
             if not url.path.startswith("/api/"):
                 self._file(unquote(url.path))
                 return
@@ -340,11 +348,20 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             kind = "application/json" if status < 400 else "application/problem+json"
             self._send(status, json.dumps(content).encode(), kind, "private, no-cache")
 
+        def _image(self, name: str, accept: str) -> None:
+            """As the gateway does, but in the original's width."""
+            ending = "webp" if "image/webp" in accept else "png"
+            file = DIST / "images" / f"{name}.{ending}"
+            if not re.fullmatch("[a-z-]+", name) or not file.is_file():
+                self._send(404, b"", "text/plain", "no-store")
+                return
+            self._send(200, file.read_bytes(), f"image/{ending}", "public, max-age=86400")
+
         def _file(self, path: str) -> None:
             file = (DIST / path.lstrip("/")).resolve()
             if not file.is_file() or not file.is_relative_to(DIST):
                 # As the gateway does: an address of the application is its page, a missing asset is missing.
-                if path.startswith(("/assets/", "/images/")):
+                if path.startswith("/assets/"):
                     self._send(404, b"", "text/plain", "no-store")
                     return
                 file = DIST / "index.html"

@@ -46,7 +46,7 @@ def purge(
     \b
     Examples:
       wmsctl edge purge --key web
-      wmsctl edge purge --url /images/caixa-192.webp
+      wmsctl edge purge --url '/images/parafuso?w=96'
       wmsctl edge purge --all --yes
     """
     from wmsctl.edge import purge as purging

@@ -74,7 +74,7 @@ def wanted(keys: Iterable[str], url: str, everything: bool) -> Purge:
     plain = url.isascii() and url.isprintable() and " " not in url
     if not plain or not path.startswith("/"):
         raise Usage(
-            f"{url!r} is no URL of the platform", hint="a path such as /images/caixa-192.webp, or https://…"
+            f"{url!r} is no URL of the platform", hint="a path such as /images/parafuso?w=96, or https://…"
         )
     return Purge(url=path)
 

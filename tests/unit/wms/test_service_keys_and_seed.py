@@ -12,6 +12,7 @@ import pytest
 
 from wms import seed
 from wms.seed import Size, TenantKey
+from wms.seed.generate import skus
 from wms.store import keys
 from wms.store.database import Database, Rows, Statement
 from wms.store.keys import UNKNOWN_TTL_S, ApiKeys, hash_of
@@ -107,3 +108,11 @@ def test_the_keys_file_is_for_its_owner_only(tmp_path: Path) -> None:
     path.write_text("hello")
     with pytest.raises(ValueError, match="not a keys file"):
         seed.read_keys(path)
+
+
+def test_f3_every_sku_of_the_sample_data_has_its_picture_in_both_formats() -> None:
+    web = Path(__file__).resolve().parents[3] / "wms/web"
+    named = {sku.image for sku in skus(Size(tenants=1, warehouses=1, skus=500, seed=1), 1)}
+    assert len(named) == 20
+    for folder, ending in (("images", ".svg"), ("public/images", ".png"), ("public/images", ".webp")):
+        assert {path.stem for path in (web / folder).glob("*" + ending)} == named

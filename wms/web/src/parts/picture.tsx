@@ -1,25 +1,13 @@
-import type { ReactElement } from "react";
+import { useState, type ReactElement } from "react";
 
-const PLAIN = "caixa";
-/** The drawings in /images/, by the names that SKUs give; kinds that look alike share one, all others get a box. */
-const DRAWINGS: Readonly<Record<string, string>> = {
-  parafuso: "parafuso",
-  rolamento: "rolamento",
-  correia: "correia",
-  lata: "lata",
-  "tinta-acrilica": "lata",
-  "filtro-de-oleo": "lata",
-  lampada: "lampada",
-  luva: "luva",
-  "luva-de-protecao": "luva",
-  ferramenta: "ferramenta",
-  "chave-de-fenda": "ferramenta",
-  furadeira: "ferramenta",
-};
+/** What a SKU without a picture looks like. */
+const PLAIN = "caixa-de-papelao";
+/** The widths that the gateway makes (stacks/engines/nginx.py). */
+const WIDTHS = [48, 96, 192, 384];
 
 /**
- * The picture of a SKU (row F3): WEBP or PNG, in the width that the screen needs, fetched when it comes near unless
- * it is in the first rows. Decorative: the name always stands beside it.
+ * The picture of a SKU (row F3) from the edge, which makes it WEBP or PNG as the browser takes it, in the width that the
+ * screen needs; fetched when it comes near unless it is in the first rows. Decorative: the name always stands beside it.
  */
 export function Picture({
   image,
@@ -30,21 +18,21 @@ export function Picture({
   size: 48 | 96;
   first?: boolean;
 }): ReactElement {
-  const stem = (image && DRAWINGS[image]) || PLAIN;
-  const sources = (type: string): string => `/images/${stem}-96.${type} 96w, /images/${stem}-192.${type} 192w`;
+  const [missing, setMissing] = useState<string>();
+  const wanted = image && /^[a-z0-9-]+$/.test(image) ? image : PLAIN;
+  const path = `/images/${wanted === missing ? PLAIN : wanted}`;
   return (
-    <picture className={`picture p${size}`}>
-      <source type="image/webp" srcSet={sources("webp")} sizes={`${size}px`} />
-      <img
-        src={`/images/${stem}-96.png`}
-        srcSet={sources("png")}
-        sizes={`${size}px`}
-        width={size}
-        height={size}
-        alt=""
-        loading={first ? "eager" : "lazy"}
-        decoding="async"
-      />
-    </picture>
+    <img
+      className={`picture p${size}`}
+      src={`${path}?w=96`}
+      srcSet={WIDTHS.map((width) => `${path}?w=${width} ${width}w`).join(", ")}
+      sizes={`${size}px`}
+      width={size}
+      height={size}
+      alt=""
+      loading={first ? "eager" : "lazy"}
+      decoding="async"
+      onError={() => setMissing(wanted)}
+    />
   );
 }

@@ -4,7 +4,7 @@ import { strategyOf } from "./rules";
 describe("row F4: the strategy of a request", () => {
   it.each([
     ["/assets/main-abc123.js", "asset"],
-    ["/images/caixa-96.webp", "image"],
+    ["/images/parafuso", "image"],
     ["/api/v1/skus", "list"],
     ["/api/v1/skus/SKU-1", "list"],
     ["/api/v1/warehouses", "list"],

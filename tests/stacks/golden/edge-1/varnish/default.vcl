@@ -63,6 +63,14 @@ sub vcl_recv {
         unset req.http.Authorization;
         unset req.http.Cookie;
     }
+    # Two variants of a picture at most, and one of a picture whose format is named.
+    if (req.url ~ "^/images/") {
+        if (req.url !~ "format=" && req.http.Accept ~ "(?i)(^|,)\s*image/webp\s*(;|,|$)" && req.http.Accept !~ "(?i)image/webp\s*;\s*q=0(\.0*)?\s*(,|$)") {
+            set req.http.Accept = "image/webp";
+        } else {
+            set req.http.Accept = "image/png";
+        }
+    }
     # An answer to somebody in particular is nobody else's.
     if (req.http.Authorization || req.http.Cookie || req.http.X-API-Key) {
         return (pass);
