@@ -12,11 +12,11 @@ that succeeds:
 - `Surrogate-Key: t1 t1:stock t1:sku:ABC` names what the answer tells of. Every key begins with the tenant, `t<id>`.
   A change of the entity `sku` with the identifier `ABC` (wms/migrations/0004_orders.sql, outbox) makes stale what has
   the key `t1:sku:ABC` or, for lists, `t1:sku`. Both are purged; `t1` purges all of a tenant.
-- `Vary: Authorization, WMS-Min-LSN`: two users of one browser never see each other's answers, and one who asks for
-  what he has just written (WMS-Min-LSN) is not given what was kept before. Our caches key by tenant and role instead of
-  Authorization, and pass a request with WMS-Min-LSN through without looking.
-- `ETag` is strong, made of the body before compression; a cache that compresses weakens it (W/), and both
-  forms are recognised in If-None-Match.
+- `Vary: Authorization, WMS-Min-LSN, Accept-Encoding`: two users of one browser never see each other's answers, and
+  one who asks for what he has just written (WMS-Min-LSN) is not given what was kept before. Our caches key by tenant,
+  role and coding instead, and pass a request with WMS-Min-LSN through without looking.
+- `ETag` is strong, made of the body before compression; whoever compresses weakens it (W/), and both
+  forms are recognised in If-None-Match. Compression is the gateway's, but for deflate (wms/api/coding.py).
 
 A GET without a tenant (the description) says `public` and has no tenant in its keys. Whatever is no GET, is an error,
 or has no policy and no tenant, is `no-store`.
@@ -35,7 +35,8 @@ import msgspec
 from wms.api.asgi import Headers
 
 NO_STORE: Headers = ((b"cache-control", b"no-store"),)
-_VARY = (b"vary", b"Authorization, WMS-Min-LSN")
+_VARY = (b"vary", b"Authorization, WMS-Min-LSN, Accept-Encoding")
+_VARY_PUBLIC = (b"vary", b"Accept-Encoding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,7 @@ def _lifetimes(policy: CachePolicy, private: bool) -> Headers:
     """Those of its headers that are the same for all answers."""
     age = f"max-age={policy.browser_s}" if policy.browser_s else "no-cache"
     found = [(b"cache-control", f"{'private' if private else 'public'}, {age}".encode())]
-    if private:
-        found.append(_VARY)
+    found.append(_VARY if private else _VARY_PUBLIC)
     if policy.surrogate_s:
         found.append((b"surrogate-control", b"max-age=%d" % policy.surrogate_s))
         found.append((b"x-accel-expires", b"%d" % policy.surrogate_s))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from wms.api.asgi import Exchange, Outgoing, Receive, Scope, Send, outgoing
+from wms.api.coding import coded
 from wms.api.conditional import NO_STORE
 from wms.api.operation import Endpoint, Services, count_stranger
 from wms.api.problem import MEDIA_TYPE, Problem
@@ -41,6 +42,9 @@ class Envelope:
         self.in_flight += 1
         try:
             answer = await self._answer(exchange, request_id)
+            takes = exchange.headers.get(b"accept-encoding")
+            if takes is not None:
+                answer = coded(answer, takes)
             headers = [*answer.headers, (b"x-request-id", request_id), *exchange.limit]
             if self._services.draining and scope["http_version"].startswith("1"):
                 headers.append((b"connection", b"close"))

@@ -76,11 +76,13 @@ sub vcl_recv {
         return (pass);
     }
 
-    # Three variants at most, however the client words its preference.
-    if (req.http.Accept-Encoding ~ "\bbr\b") {
+    # Four variants at most, however the client words its preference; a weight of 0 is a refusal.
+    if (req.http.Accept-Encoding ~ "(?i)(^|,)\s*br\s*(,|$|;\s*q\s*=\s*(1|0?\.[0-9]*[1-9]))") {
         set req.http.Accept-Encoding = "br";
-    } elsif (req.http.Accept-Encoding ~ "\bgzip\b") {
+    } elsif (req.http.Accept-Encoding ~ "(?i)(^|,)\s*(x-)?gzip\s*(,|$|;\s*q\s*=\s*(1|0?\.[0-9]*[1-9]))") {
         set req.http.Accept-Encoding = "gzip";
+    } elsif (req.http.Accept-Encoding ~ "(?i)(^|,)\s*deflate\s*(,|$|;\s*q\s*=\s*(1|0?\.[0-9]*[1-9]))") {
+        set req.http.Accept-Encoding = "deflate";
     } else {
         unset req.http.Accept-Encoding;
     }
