@@ -171,6 +171,11 @@ class Bed:
     folder: Path
     shape: Shape
 
+    @property
+    def pools(self) -> dict[str, str]:
+        """As many connections to the pooler as pgbench has: else what is measured is the waiting for one."""
+        return dict.fromkeys(("WMS_DB_READ_POOL", "WMS_DB_WRITE_POOL"), str(self.shape.connections))
+
     @contextmanager
     def service(self, store: Store, *, near: bool = False, redis: bool = False) -> Iterator[Service]:
         """One process of the service: with its near cache or without, with Redis or without."""
@@ -179,6 +184,7 @@ class Bed:
             "WMS_ACCESS_LOG": "errors",
             # Counted as every request is, and never refused.
             **dict.fromkeys(("WMS_RATE_AUTHENTICATED", "WMS_RATE_PREMIUM"), "1000000000"),
+            **self.pools,
             **({} if near else {"WMS_CACHE_NEAR_ENTRIES": "0"}),
             **(self.redis.environment() if redis else {}),
         }
@@ -190,7 +196,7 @@ class Bed:
     def peer(self, *arguments: str, **variables: str) -> Iterator[int]:
         """`python -m` something else that answers HTTP on PEER; its process id. Raises BenchError with its log."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "WMS_BIND_ADDRESS": PEER}
-        environment |= self.store.db.environment() | variables
+        environment |= self.store.db.environment() | self.pools | variables
         log = self.folder / "peer.log"
         with log.open("wb") as file:
             process = subprocess.Popen(

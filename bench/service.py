@@ -273,6 +273,7 @@ def twin_environment(store: Store) -> dict[str, str]:
     return {
         "TWIN_DATABASE": f"postgresql+psycopg://wms_app:{PASSWORDS['wms_app']}@{store.db.address}:{POOLER_PORT}/wms?{tls}",
         "TWIN_TENANT": str(store.tenant.tenant_id),
+        "TWIN_CONNECTIONS": str(CONNECTIONS),
     }
 
 

@@ -1,6 +1,6 @@
 """Stock of a SKU, an order with its lines, and the confirmation of a pick, by FastAPI and SQLAlchemy's ORM.
 
-    TWIN_DATABASE=postgresql+psycopg://… TWIN_TENANT=1 uvicorn bench.twin:app
+    TWIN_DATABASE=postgresql+psycopg://… TWIN_TENANT=1 TWIN_CONNECTIONS=8 uvicorn bench.twin:app
 
 Written as their manuals have it: response models, a session per request by a dependency, relationships loaded with
 selectinload. It does less than the service (no credential, no limits, no idempotency key, no event), to its advantage.
@@ -21,7 +21,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship,
 TENANT = int(os.environ["TWIN_TENANT"])
 # The pooler is in transaction mode: no prepared statements.
 engine = create_async_engine(
-    os.environ["TWIN_DATABASE"], pool_size=8, max_overflow=0, connect_args={"prepare_threshold": None}
+    os.environ["TWIN_DATABASE"],
+    pool_size=int(os.environ["TWIN_CONNECTIONS"]),
+    max_overflow=0,
+    connect_args={"prepare_threshold": None},
 )
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 app = FastAPI()
