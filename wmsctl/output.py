@@ -236,6 +236,15 @@ def size(number: int | None) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 7 min, 3 h 5 min."""
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _flat(value: Any) -> Cell:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)

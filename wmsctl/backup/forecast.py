@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from wmsctl.output import duration
+
 Basis = Literal["measured", "assumed"]
 
 ASSUMED_COPY = 19e6
@@ -83,15 +85,6 @@ class Forecast:
     def __str__(self) -> str:
         word = "as measured" if self.basis == "measured" else "by assumption: nothing was measured yet"
         return f"{duration(self.usual)} ({duration(self.least)} to {duration(self.most)}, {word})"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 7 min, 3 h 5 min."""
-    whole = max(0, round(seconds))
-    if whole < 120:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def rate(samples: Sequence[Sample], phase: str, assumed: float) -> Rate:

@@ -18,6 +18,7 @@ from wmsctl.backup.restore_plan import Refusal, RestorePlan, Situation, plan, ta
 from wmsctl.backup.simulate import made
 from wmsctl.backup.wal import Follower, Segment, Switch
 from wmsctl.errors import Usage
+from wmsctl.output import duration
 
 MINUTE = timedelta(minutes=1)
 
@@ -346,7 +347,7 @@ def test_what_is_left_is_told_by_its_own_speed_more_and_more() -> None:
     [(-1, "0 s"), (119, "119 s"), (121, "2 min"), (7140, "119 min"), (11_100, "3 h 5 min")],
 )
 def test_durations_for_people(seconds: float, said: str) -> None:
-    assert forecast.duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_times_are_utc() -> None:
