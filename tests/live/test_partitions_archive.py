@@ -35,7 +35,7 @@ from tests.support.store import BUCKET, Store, store
 from wmsctl.partitions.periods import period_of
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
-DATABASE_ADDRESS, STORE_ADDRESS = "127.57.2.1", "127.57.2.2"
+DATABASE_ADDRESS, STORE_ADDRESS = "127.57.102.1", "127.57.102.2"
 STALL_MS = 100
 ROWS = 20_000
 """Two parts of a megabyte: every step that goes part by part has a middle."""

@@ -27,7 +27,7 @@ from wmsctl.partitions.database import ADVISORY
 from wmsctl.partitions.periods import Period, following, period_of
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
-ADDRESS = "127.57.1.1"
+ADDRESS = "127.57.101.1"
 STALL_MS = 100
 """The aim: no client waits longer because of us."""
 
