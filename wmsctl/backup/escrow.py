@@ -89,12 +89,15 @@ RESTORE = """\
      repo1-path=DIR
      repo1-cipher-type={cipher}
      repo1-cipher-pass=PASSPHRASE
+     lock-path=SCRATCH            (two folders that this user may write in)
+     spool-path=SCRATCH
+     log-level-file=off
      [{stanza}]
      pg1-path=/var/lib/postgresql/{postgres}/restored
 3. pgbackrest --config=pgbackrest.conf --stanza={stanza} info
    pgbackrest --config=pgbackrest.conf --stanza={stanza} --set=LABEL --type=immediate --target-action=promote restore
 4. Start PostgreSQL on that folder with archive_mode=off. Then apply again the erasures that were made since the backup
-   (wmsctl's README, "Erasure").
+   (README of the platform, "Erasure").
 """
 
 
@@ -221,16 +224,17 @@ def compare(envelope: Envelope, current: Mapping[str, Secret]) -> tuple[Differen
     return tuple(found)
 
 
-def configuration(content: Content, number: int, folder: str, data: str) -> str:
+def configuration(content: Content, number: int, folder: str, data: str, scratch: str) -> str:
     """A pgbackrest.conf that restores repository `number`, lying in `folder`, into `data`. It holds the passphrase.
 
-    Raises Usage when the escrow has no such repository.
+    `scratch` is a folder that the user who restores may write in. Raises Usage when the escrow has no such repository.
     """
     for entry in content.repositories:
         if entry.number == number:
             return (
                 f"[global]\nrepo1-path={folder}\nrepo1-cipher-type={content.cipher}\n"
-                f"repo1-cipher-pass={entry.passphrase}\nlog-level-file=off\n"
+                f"repo1-cipher-pass={entry.passphrase}\n"
+                f"lock-path={scratch}/lock\nspool-path={scratch}/spool\nlog-level-file=off\n"
                 f"[{content.stanza}]\npg1-path={data}\n"
             )
     known = ", ".join(f"repo{entry.number}" for entry in content.repositories)

@@ -180,7 +180,11 @@ def _open(
             folder or Path("DIR"),
             data or Path(f"/var/lib/postgresql/{content.postgres_version}/restored"),
         )
-        _store(to, escrow.configuration(content, repo, str(where), str(target)), replace=False)
+        _store(
+            to,
+            escrow.configuration(content, repo, str(where), str(target), f"{to.absolute()}.scratch"),
+            replace=False,
+        )
     numbers = [f"repo{entry.number}" for entry in content.repositories]
     document = {
         "file": str(file),
