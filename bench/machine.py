@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def revision(root: Path) -> str:
         return f"{head}+changes" if _output(changed, os.environ["PATH"]) else head
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def busy_percent(seconds: float) -> float:
+    """How busy all cores together are while the caller sleeps: what else the machine does."""
+    before, started = _idle_s(), time.monotonic()
+    time.sleep(seconds)
+    spare = (_idle_s() - before) / (time.monotonic() - started) / (os.cpu_count() or 1)
+    return round(max(0.0, 100 * (1 - spare)), 1)
+
+
+def _idle_s() -> float:
+    """Seconds that the cores have been idle, in sum."""
+    return float(Path("/proc/uptime").read_text().split()[1])
 
 
 def _version(command: tuple[str, ...], path: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from bench.bed import PEER, SERVICE, Bed, Store, made, url
 from bench.load import Shape, wrk
+from bench.machine import busy_percent
 from bench.report import Run, Sample, Value, groups, pick, table
 from bench.rig import BenchError, say
 from bench.stack import pss_mib
@@ -30,6 +31,8 @@ SKUS = 500
 HOT_SKUS = 100
 """Those asked for where the near cache answers: a copy is believed for two seconds, and then fetched again."""
 PAGES, PAGE_ROWS, PAGE_REQUESTS = 10_000, 5, 50
+SETTLE_S = 3.0
+"""What else the machine does is looked at for so long, before each turn."""
 PICKS_PER_S = 5000
 """Tasks that are there for each second of a run of confirmations."""
 PACKAGES = ("fastapi", "granian", "psycopg", "redis", "sqlalchemy", "starlette", "uvicorn")
@@ -40,6 +43,7 @@ Keep = Callable[[str, str, dict[str, float]], None]
 STOCK, ORDER, CONFIRM, BY_KEY = "GET stock", "GET order with lines", "confirm pick", "select by key"
 PAGE, MEMORY = "page of orders", "memory of a worker"
 HELLO = ("smallest answer", "hello")
+OTHERS = ("machine before the turn", "everything else")
 POOLED, DIRECT = "pgbench, pooler", "pgbench, direct, prepared"
 TWIN, LARGE = "twin", "10 times the SKUs"
 FLOOR, RELAYED = "server and psycopg alone", "service, relaying"
@@ -187,6 +191,7 @@ def measure(repetitions: int | None, keep: Callable[[Sample], None], until: floa
                     f"turn {turn}: {series}, {variant}: " + ", ".join(f"{k} {v:g}" for k, v in values.items())
                 )
 
+            keep_turn(*OTHERS, {"busy_percent": busy_percent(SETTLE_S)})
             caches(bed, keep_turn)
             reads(bed, keep_turn)
             writes(bed, keep_turn)
@@ -376,7 +381,12 @@ def section(run: Run) -> list[str]:
     lines += [
         f"One worker; runs of {seconds} s with {connections} connections; client, server, pooler and database share"
     ]
-    return lines + _MEANING
+    lines += _MEANING
+    busy = pick(run, *OTHERS, "busy_percent")
+    if busy:
+        told = ", ".join(f"{percent:.0f}" for percent in busy)
+        lines.append(f"What else the machine did before each turn, in percent of all cores: {told}.")
+    return lines
 
 
 _MEANING = [

@@ -136,6 +136,8 @@ def test_the_section_says_what_was_reached_and_leaves_out_what_was_not_measured(
         sample(hello, 1, per_s=40000.0, p50_ms=0.4, p99_ms=2.7, cpu_us=18.7),
         sample(near, 1, per_s=12000.0, p50_ms=1.0, p99_ms=16.0, cpu_us=64.0, near_percent=99.6),
         sample((service.MEMORY, "idle"), 1, pss_mib=50.0),
+        sample(service.OTHERS, 1, busy_percent=1.2),
+        sample(service.OTHERS, 2, busy_percent=31.0),
     )
     lines = service.section(run)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -144,6 +146,7 @@ def test_the_section_says_what_was_reached_and_leaves_out_what_was_not_measured(
     assert ["GET stock", "near cache", "99.60 % of reads from the near cache"] in cells
     assert ["memory of a worker", "idle", "50.00 MiB PSS"] in cells
     assert not any("twin" in cell for row in cells[:5] for cell in row)
+    assert lines[-1].endswith("in percent of all cores: 1, 31.")
     assert service.section(run_of()) == ["not measured"]
 
 
