@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from stacks.local.program import ROOT
 from tests.support.platform import Live, Ran
 from wmsctl import inventory as contract
 from wmsctl import main
-from wmsctl.hosts import ports_of
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 DOCUMENTATION = ROOT / "docs" / "wmsctl-json.md"
@@ -232,64 +232,25 @@ def test_without_a_context_nothing_is_guessed(platform: Live, tmp_path: Path) ->
     assert done.code == 2 and "context import" in done.err, done.text
 
 
-def commands() -> list[tuple[str, ...]]:
-    """Every command line of wmsctl without its options: groups and leaves."""
-    found: list[tuple[str, ...]] = [()]
+def commands() -> dict[tuple[str, ...], bool]:
+    """Every command line of wmsctl without its options; True for a group."""
+    found: dict[tuple[str, ...], bool] = {}
+
+    def walk(line: tuple[str, ...], command: object) -> None:
+        below: Mapping[str, object] = getattr(command, "commands", {})
+        found[line] = bool(below)
+        for name, sub in below.items():
+            walk((*line, name), sub)
+
     for name, (module, _) in main.COMMANDS.items():
-        found.append((name,))
-        command = typer.main.get_command(__import__(module, fromlist=["app"]).app)
-        found += [(name, sub) for sub in getattr(command, "commands", {})]
+        walk((name,), typer.main.get_command(__import__(module, fromlist=["app"]).app))
     return found
 
 
 def test_every_command_explains_itself_with_an_example(platform: Live) -> None:
-    for line in commands():
+    for line, group in {(): False, **commands()}.items():
         done = platform.ran([rig.program("wmsctl"), *line, "--help"], timeout=30)
         assert done.code == 0, f"{line}: {done.text}"
         assert f"Usage: {' '.join(('wmsctl', *line))}" in done.out
-        if len(line) != 1:  # a group lists its commands instead
-            assert "Example" in done.out, f"{line}: {done.out}"
+        assert "Commands" in done.out if group else "Example" in done.out, f"{line}: {done.out}"
         assert done.err == ""
-
-
-def test_bash_completes_commands_contexts_and_nodes(platform: Live) -> None:
-    # The shell is the one that it is started by.
-    shown = f"{rig.program('wmsctl')} --show-completion; exit $?"
-    script = platform.ran(["bash", "-c", shown], timeout=30)
-    assert script.code == 0 and "complete " in script.out, script.text
-    checked = platform.ran(["bash", "-n", "-c", script.out], timeout=10)
-    assert checked.code == 0, checked.text
-
-    def complete(line: str) -> list[str]:
-        words = line.split(" ")
-        program = (
-            f"{script.out}\nCOMP_WORDS=({' '.join(words)})\n"
-            f"COMP_CWORD={len(words) - 1}\n_wmsctl_completion wmsctl\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
-        )
-        done = platform.ran(["bash", "-c", program], timeout=30, env={"WMSCTL_CONTEXT": platform.name})
-        assert done.code == 0, done.text
-        return done.out.split()
-
-    assert complete("wmsctl fail") == ["failover"]
-    assert set(complete("wmsctl failover re")) == {"rejoin", "resume"}
-    assert complete("wmsctl node kill etcd-") == ["etcd-1", "etcd-2", "etcd-3"]
-    assert complete(f"wmsctl --context {platform.name[:2]}") == [platform.name]
-
-
-def test_the_inventory_is_valid_private_and_true(platform: Live) -> None:
-    path = platform.home / "inventory.json"
-    inventory = contract.load(path)
-    assert inventory == platform.inventory
-    for private in (path, Path(inventory.secrets.removeprefix("file:"))):
-        assert private.stat().st_mode & 0o777 == 0o600
-    exported = platform.pulumi("stack", "output", "inventory")
-    assert exported.code == 0, exported.text
-    assert contract.decode(exported.out, "the stack's output") == inventory
-    # The supervisor's own, which turns the logs over, is on no node.
-    programs = {p.name for p in platform.supervisor.programs() if p.node != "supervisor"}
-    assert programs == {f"{node.name}.{process}" for node in inventory.nodes for process in node.processes}
-    for node in inventory.nodes:
-        assert node.role == "monitor" or ports_of(inventory, node.name), f"{node.name} has no port"
-        evidence = platform.power.prove_dead(node.name)
-        assert not evidence.dead
-        assert all(port.answer == "open" for port in evidence.ports), evidence
