@@ -71,13 +71,15 @@ def main() -> None:
         return [nodes[p.node].add(p, needs) for p in processes if p.name in names]
 
     store = contents.store_users(platform, site, vault, start("etcd"))
-    members = start("patroni", needs=[store])
+    # The store first, and so removed last: a PostgreSQL that stops sends its last segment there, and waits for it.
+    archive = start("versitygw")
+    members = start("patroni", needs=[store, *archive])
     proxies = start("haproxy", "pgbouncer")
     shared = contents.shared_configuration(platform, site, vault, members)
     database = contents.Database(platform, site, vault, [shared, *proxies])
     schema = contents.service_schema(platform, site, vault, user, database.ready)
     contents.cache_cluster(platform, site, vault, start("redis"))
-    buckets = contents.backup_buckets(platform, site, vault, start("versitygw"))
+    buckets = contents.backup_buckets(platform, site, vault, archive)
     contents.backup_stanza(platform, site, user, [shared, *buckets, *start(pgbackrest.NAME)])
     service = start("wms", needs=[schema])
     started = {"etcd", "patroni", "haproxy", "pgbouncer", "redis", "versitygw", "wms", pgbackrest.NAME}
