@@ -152,7 +152,7 @@ def _export(
     for decision in chosen:
         backup = decision.backup
         until = periods.midnight(periods.later(periods.day_of(backup.started), "year", years))
-        state = "planned"
+        state = "there" if backup.label in there else "planned"
         if not dry_run:
             printer = invocation.printer
             printer.progress(f"{backup.name}: to be locked until {until:%Y-%m-%d}, for everybody")
