@@ -29,8 +29,8 @@ class Values(mocks.Mocks):
         known = dict.fromkeys(("value", "cert_pem", "key_pem", "chain_pem", "bundle_pem"), "x")
         return args.name, {**known, **args.inputs}
 
-    def call(self, args: mocks.MockCallArgs) -> dict[Any, Any]:
-        return {}
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        return {}, None
 
 
 class Noting(mocks.MockMonitor):
@@ -41,7 +41,7 @@ class Noting(mocks.MockMonitor):
         self.found = found
 
     def RegisterResource(self, request: Any) -> Any:
-        made = super().RegisterResource(request)
+        made = super().RegisterResource(request)  # type: ignore[no-untyped-call]
         self.found[made.urn] = Declared(request.type, set(request.dependencies), request.deletedWith)
         return made
 
@@ -68,7 +68,7 @@ def declared() -> dict[str, Declared]:
         found: dict[str, Declared] = {}
         mocks.set_mocks(Values(), project="wms", stack="order", monitor=Noting(found))
         try:
-            pulumi.runtime.test(lambda: program.main())()
+            pulumi.runtime.test(lambda: program.main())()  # type: ignore[no-untyped-call]
         finally:
             settings.reset_options()
     short = {urn: urn.rpartition("::")[2] for urn in found}
