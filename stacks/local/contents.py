@@ -117,13 +117,25 @@ def backup_buckets(
     ]
 
 
+UNLOCKED = """\
+for attempt in $(seq 60); do
+    "$@" && exit
+    code=$?
+    [ $code -eq 50 ] || break
+    sleep 0.5
+done
+exit $code"""
+"""Runs pgBackRest again while another one holds a lock that it needs (exit code 50), for half a minute: PostgreSQL's
+archiver, which begins as soon as there is a leader, and has nowhere to send to yet, holds it now and then."""
+
+
 def backup_stanza(platform: Platform, site: Site, user: str, needs: list[pulumi.Resource]) -> resources.Job:
     """The stanza in every repository; until it is there, no WAL is archived. The first node finds whoever leads."""
     node = topology.of_role(platform, "postgres")[0].name
     command = pgbackrest.command(platform, site, node)
     return resources.Job(
         "backup-stanza",
-        command=[*command, "stanza-create"],
+        command=["/bin/sh", "-c", UNLOCKED, "sh", *command, "stanza-create"],
         # Only these two codes of its status say that the stanza is not there; the others speak of backups.
         check=["/bin/sh", "-c", '! "$@" --output=json info | grep -Eq \'"code":[13]\'', "sh", *command],
         triggers={"identity": patroni.identity(platform)},

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 
 from bench import rig
 from stacks.local.program import ROOT
+from tests.support.commands import command_lines
 from tests.support.platform import Live, Ran
 from wmsctl import inventory as contract
-from wmsctl import main
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(120)]
 DOCUMENTATION = ROOT / "docs" / "wmsctl-json.md"
@@ -232,23 +230,8 @@ def test_without_a_context_nothing_is_guessed(platform: Live, tmp_path: Path) ->
     assert done.code == 2 and "context import" in done.err, done.text
 
 
-def commands() -> dict[tuple[str, ...], bool]:
-    """Every command line of wmsctl without its options; True for a group."""
-    found: dict[tuple[str, ...], bool] = {}
-
-    def walk(line: tuple[str, ...], command: object) -> None:
-        below: Mapping[str, object] = getattr(command, "commands", {})
-        found[line] = bool(below)
-        for name, sub in below.items():
-            walk((*line, name), sub)
-
-    for name, (module, _) in main.COMMANDS.items():
-        walk((name,), typer.main.get_command(__import__(module, fromlist=["app"]).app))
-    return found
-
-
 def test_every_command_explains_itself_with_an_example(platform: Live) -> None:
-    for line, group in {(): False, **commands()}.items():
+    for line, group in {(): False, **command_lines()}.items():
         done = platform.ran([rig.program("wmsctl"), *line, "--help"], timeout=30)
         assert done.code == 0, f"{line}: {done.text}"
         assert f"Usage: {' '.join(('wmsctl', *line))}" in done.out

@@ -12,6 +12,7 @@ import yaml
 
 from stacks import spec
 from stacks.engines import patroni, pgbackrest
+from stacks.local import contents
 from stacks.render import Process, secrets_in
 from tests.stacks.golden import SITE
 
@@ -247,3 +248,18 @@ def test_a_backup_of_a_replica_adds_the_primary_and_no_other_node() -> None:
         assert added["pg" + next(iter(added))[2] + "-path"] == [f"{SITE.folder(other, 'patroni')}/data"]
         assert len({key.partition("-")[0] for key in added}) == 1
     assert f"{pgbackrest.PRIMARY}/pg-3/member.conf" not in files
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "calls"),
+    [([0], 0, 1), ([50, 50, 0], 0, 3), ([50, 32], 32, 2), ([32], 32, 1)],
+)
+def test_the_stanza_waits_for_a_lock_and_for_nothing_else(
+    tmp_path: Path, codes: list[int], code: int, calls: int
+) -> None:
+    answers, called = tmp_path / "answers", tmp_path / "called"
+    answers.write_text("".join(f"{each}\n" for each in codes))
+    program = f'echo >> {called}; exit "$(sed -n "$(wc -l < {called})p" {answers})"'
+    command = ["/bin/sh", "-c", contents.UNLOCKED, "sh", "/bin/sh", "-c", program]
+    assert subprocess.run(command, timeout=20).returncode == code
+    assert len(called.read_text()) == calls

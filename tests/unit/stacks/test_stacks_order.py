@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,11 +67,16 @@ def declared() -> dict[str, Declared]:
         patch.setenv("WMS_PYTHON", "/usr/bin/python3")
         patch.setattr(pulumi.runtime, "register_resource_transform", transformed)
         found: dict[str, Declared] = {}
+        # The mocks take this thread's loop, and whoever ran before may have left none.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
         mocks.set_mocks(Values(), project="wms", stack="order", monitor=Noting(found))
         try:
             pulumi.runtime.test(lambda: program.main())()  # type: ignore[no-untyped-call]
         finally:
             settings.reset_options()
+            asyncio.set_event_loop(None)
+            loop.close()
     short = {urn: urn.rpartition("::")[2] for urn in found}
     return {
         short[urn]: Declared(each.type, {short.get(n, n) for n in each.needs}, short.get(each.goes_with, ""))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support import builders
+from tests.support.commands import command_lines
 from wmsctl import inventory, main
 from wmsctl.errors import Failed, Refused
 from wmsctl.output import Format, Printer, Styled, size
@@ -66,14 +67,7 @@ def test_every_command_explains_itself_with_an_example_and_without_rich(name: st
 
 def commands() -> list[tuple[str, ...]]:
     """Every command path that ends in a command of its own."""
-    import typer.main
-
-    found: list[tuple[str, ...]] = []
-    for name, (module, _) in main.COMMANDS.items():
-        command = typer.main.get_command(__import__(module, fromlist=["app"]).app)
-        subcommands = getattr(command, "commands", None)
-        found += [(name, sub) for sub in subcommands] if subcommands else [(name,)]
-    return found
+    return [line for line, group in command_lines().items() if not group]
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)
