@@ -221,12 +221,12 @@ def test_k1_without_a_word_of_the_service_nothing_is_kept(web: Web) -> None:
 def test_k1_a_new_generation_is_seen_in_seconds_and_read_where_it_is(web: Web) -> None:
     credential = who(web, ONE)
     assert web.get("gateway-1", SKUS, Authorization=credential).data == b"1:0"
-    assert web.origin.asked[-1].headers["wms-min-lsn"] == web.origin.generation
+    assert web.origin.asked[-1].headers["wms-generation"] == web.origin.generation
     web.origin.generation = "7/70"
     changed = time.monotonic()
     eventually(lambda: web.get("gateway-1", SKUS, Authorization=credential).data == b"1:1", 8, "never seen")
     assert time.monotonic() - changed < 6.5
-    assert web.origin.asked[-1].headers["wms-min-lsn"] == "7/70"
+    assert web.origin.asked[-1].headers["wms-generation"] == "7/70"
 
 
 def test_k1_equal_requests_wait_for_one(web: Web) -> None:

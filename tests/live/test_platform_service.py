@@ -35,7 +35,7 @@ HICCUP_S = 8.0
 FAILOVER_S = 20.0
 """The same when it does, and need not wait for a lease."""
 WARM_S = 20.0
-STEADY = 100
+STEADY = 60
 """So many changes are acknowledged before a fault, and again after it."""
 
 
@@ -290,9 +290,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * share / 100) - 1)]
 
 
-def measured(platform: Live, seconds: float, **how: Any) -> Figures:
-    """A load without a fault, `how` as Load takes it; nothing may be told to come again."""
+def measured(platform: Live, seconds: float, lead_s: float = 0.0, **how: Any) -> Figures:
+    """A load without a fault, `how` as Load takes it, after `lead_s` of it; nothing may be told to come again."""
     with at_work(platform, **how) as shift:
+        time.sleep(lead_s)
         first, (kept, reads), before = len(shift.load.attempts), hits(platform), arrivals(platform)
         shift.fault()
         time.sleep(seconds)
@@ -314,17 +315,19 @@ def measured(platform: Live, seconds: float, **how: Any) -> Figures:
 
 
 def test_o1_o3_the_objectives_hold_with_people_at_work(platform: Live) -> None:
-    """Every second request a change, from people who hardly rest."""
-    found = measured(platform, 20)
+    """Two of three requests are changes, as when many are picking (row T2)."""
+    found = measured(platform, 15, pause_s=0.06)
     print(f"at work: {found}")
     assert found.p95_s < 0.5 and found.p99_s < 1.0
     assert found.soon >= 0.95 and found.in_time >= 0.99
 
 
 def test_o4_caches_answer_those_who_look_things_up(platform: Live) -> None:
-    """Beside people who change something 36 000 times an hour, and after a warming as at a start (row K5)."""
+    """Beside people who change something 25 000 times an hour, once what is likely to be asked for was loaded, as it is
+    at a start and every day (row K5).
+    """
     assert platform.cli("cache", "warm", "all").code == 0
-    found = measured(platform, 20, workers=4, readers=4, pause_s=0.25)
+    found = measured(platform, 15, lead_s=6, workers=4, readers=4, pause_s=0.5)
     print(f"looking up: {found}")
     assert found.hit_rate > 0.9
     assert found.p95_s < 0.5 and found.p99_s < 1.0

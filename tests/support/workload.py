@@ -83,6 +83,8 @@ class Change:
     asked: int = 0
     replayed: bool = False
     """Done by an earlier request, whose answer was lost."""
+    lsn: str = ""
+    """What its answer says of its commit."""
 
     @property
     def done(self) -> bool:
@@ -381,7 +383,7 @@ class Worker(threading.Thread):
                 change.answer, change.problem = document, attempt.problem
                 change.replayed = answered.get("idempotency-replayed") == "true"
                 change.at, change.status = attempt.at, attempt.status
-                self.last_lsn = answered.get("wms-commit-lsn", "")
+                self.last_lsn = change.lsn = answered.get("wms-commit-lsn", "")
                 return
             if 400 <= attempt.status < 500 and attempt.status not in (409, 429):
                 self.load.wrong.append(f"{change.kind} was answered {attempt.status}: {document}")

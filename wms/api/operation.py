@@ -29,7 +29,7 @@ from wms.events.generations import Generations
 from wms.metrics import Metrics
 from wms.readiness import Check
 from wms.settings import RedisSettings, Settings
-from wms.store.database import Commit, Database, wanted_lsn
+from wms.store.database import Commit, Database, heard_lsn, wanted_lsn
 from wms.store.ended import Ended
 from wms.store.keys import ApiKeys
 from wms.store.limits import Limiter
@@ -41,6 +41,8 @@ B = TypeVar("B")
 _encode = msgspec.json.Encoder().encode
 JSON = b"application/json"
 MIN_LSN = b"wms-min-lsn"
+GENERATION = b"wms-generation"
+"""Of the gateway alone, which takes a client's away: what it asks for is to show the tenant's changes up to there."""
 _LSN = re.compile(rb"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 
 
@@ -180,7 +182,7 @@ class Endpoint:
         principal = await self._admit(exchange)
         query: bytes = exchange.scope["query_string"]
         asked = (principal.tenant_id, principal.roles, exchange.path, query)
-        if self._policy is not None and MIN_LSN not in headers:
+        if self._policy is not None and MIN_LSN not in headers and GENERATION not in headers:
             kept = services.kept.get(asked)
             if kept is not None:
                 answered, made_of = kept
@@ -255,14 +257,17 @@ async def count(exchange: Exchange, services: Services, bucket: str, limit: int)
 
 
 async def _handle(operation: Operation[Any, Any], call: Call[Any, Any]) -> Reply:
-    """Run the handler; what it reads is not older than the request's WMS-Min-LSN.
+    """Run the handler; what it reads is not older than the request's WMS-Min-LSN, nor than its generation.
 
     Raises Problem 400 for a malformed WMS-Min-LSN, 503 when the handler does not end in time.
     """
-    lsn = call.headers.get(MIN_LSN)
+    lsn, generation = call.headers.get(MIN_LSN), call.headers.get(GENERATION)
     if lsn is not None and not _LSN.fullmatch(lsn):
         raise wrong_field("WMS-Min-LSN", "header", "malformed", "the WMS-Commit-LSN of an earlier answer")
+    if generation is not None and not _LSN.fullmatch(generation):
+        raise wrong_field("WMS-Generation", "header", "malformed", "none: it is the gateway's")
     token = wanted_lsn.set(lsn.decode() if lsn is not None else None)
+    heard = heard_lsn.set(generation.decode() if generation is not None else None)
     try:
         async with asyncio.timeout(call.services.settings.request_timeout_s):
             return await operation.handler(call)
@@ -272,6 +277,7 @@ async def _handle(operation: Operation[Any, Any], call: Call[Any, Any]) -> Reply
         ) from None
     finally:
         wanted_lsn.reset(token)
+        heard_lsn.reset(heard)
 
 
 async def _settle(
@@ -283,8 +289,10 @@ async def _settle(
     if operation.changes is None:
         raise RuntimeError(f"{operation.name} does not say what it changes")
     services = call.services
-    services.generations.rise(call.tenant_id, lsn_of(commit.lsn))
-    await services.cache.apply(operation.changes(call, reply.content), commit)
+    if await services.cache.apply(operation.changes(call, reply.content), commit):
+        # What the gateway asks for under this generation may come from Redis: only now it has nothing older. Else the
+        # event raises it, once the relay has seen to that.
+        services.generations.rise(call.tenant_id, lsn_of(commit.lsn))
     headers = ((b"wms-commit-lsn", commit.lsn.encode()), *reply.headers)
     if reply.repeated:
         return msgspec.structs.replace(reply, headers=((b"idempotency-replayed", b"true"), *headers))

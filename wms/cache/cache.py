@@ -42,7 +42,7 @@ from wms.cache.entry import (
 from wms.cache.keys import Key
 from wms.cache.near import ENTRIES, GONE, Held, Near
 from wms.cache_metrics import CacheMetrics
-from wms.store.database import Commit, wanted_lsn
+from wms.store.database import Commit, heard_lsn, wanted_lsn
 from wms.store.redis import Redis, RedisUnavailable
 
 T = TypeVar("T")
@@ -142,18 +142,20 @@ class Cache:
     async def held(self, key: Key, load: Callable[[], Awaitable[T]], kind: Any) -> Held[T]:
         """What is held of `key`: a copy of what `load` returned, which msgspec can make JSON of and decode as `kind`.
 
-        None is a value: "there is none". With a WMS-Min-LSN a copy is good only if it is known to be new enough.
+        None is a value: "there is none". With a WMS-Min-LSN a copy is good only if it is known to be new enough; with a
+        generation (heard_lsn) this process's own must be known so.
         Raises what `load` raises; such an end is not kept.
         """
         text = str(key)
         least = lsn_of(wanted_lsn.get())
+        floor = max(least, lsn_of(heard_lsn.get()))
         held = self._near.get(text, self._clock())
-        if held is not None and held.lsn >= least:
+        if held is not None and held.lsn >= floor:
             self._count(key.kind, "near")
             return held
         flight = self._flights.get(text)
-        if flight is None or flight.task is None or least:
-            flight = self._begin(key, load, kind, least)
+        if flight is None or flight.task is None or floor:
+            flight = self._begin(key, load, kind, least, floor)
         else:
             self._count(key.kind, "near")
         assert flight.task is not None
@@ -164,9 +166,10 @@ class Cache:
         """Count a read that was answered by something made of `held`."""
         self._count(held.kind, "near")
 
-    async def apply(self, changes: Iterable[Effect], commit: Commit) -> None:
+    async def apply(self, changes: Iterable[Effect], commit: Commit) -> bool:
         """Nobody reads what these entries held before the commit: not here from now on, in the other processes once
-        the event has reached them. Never raises for Redis: the relay repeats it when Redis is back.
+        the event has reached them. Never raises for Redis: the relay repeats it when Redis is back. Returns whether
+        Redis has heard of all of it now.
         """
         wrong: list[Key] = []
         work = []
@@ -177,10 +180,10 @@ class Cache:
                 work.append(self.put(change.key, change.value, commit))
             else:
                 work.append(self.amend(change.key, change.change, change.kind, commit))
-        await asyncio.gather(self.invalidate(wrong, commit), *work)
+        return all(await asyncio.gather(self.invalidate(wrong, commit), *work))
 
-    async def put(self, key: Key, value: object, commit: Commit) -> None:
-        """Write through (Put)."""
+    async def put(self, key: Key, value: object, commit: Commit) -> bool:
+        """Write through (Put); returns what `apply` does, as all of these."""
         name, lsn, held = str(key), lsn_of(commit.lsn), lsn_of(commit.held_lsn)
         before = self._known(name)
         overtaken = (before.others if before.xid == commit.xid else before.least) > held
@@ -198,11 +201,12 @@ class Cache:
                 WRITE, [name], [raw, round(life * 1000), held, stone, stone_ms, lsn]
             )
         except RedisUnavailable:
-            return
+            return False
         if not left:
             self._drop(name)
+        return True
 
-    async def amend(self, key: Key, change: Callable[[Any], Any], kind: Any, commit: Commit) -> None:
+    async def amend(self, key: Key, change: Callable[[Any], Any], kind: Any, commit: Commit) -> bool:
         """Write through to a list (Amend), if what Redis has is known to lack nothing but this commit; else it is
         invalidated.
         """
@@ -226,16 +230,16 @@ class Cache:
                     if await self._redis.eval(
                         FILL, [name], [seen.line, raw, round((seen.expires - now) * 1000)]
                     ):
-                        return
+                        return True
                 except RedisUnavailable:
-                    return
-        await self._bury_all({name: commit.xid}, lsn_of(commit.lsn))
+                    return False
+        return await self._bury_all({name: commit.xid}, lsn_of(commit.lsn))
 
-    async def invalidate(self, keys: Iterable[Key], commit: Commit) -> None:
+    async def invalidate(self, keys: Iterable[Key], commit: Commit) -> bool:
         """The entries are wrong, and loaded anew by whoever asks next."""
         names = dict.fromkeys(map(str, keys), 0)
         self.forget(names, lsn_of(commit.lsn), "write")
-        await self._bury_all(names, lsn_of(commit.lsn))
+        return await self._bury_all(names, lsn_of(commit.lsn))
 
     async def bury(self, keys: Mapping[Key, int], lsn: int) -> None:
         """The part of `invalidate` that concerns Redis; for each key the last transaction that changed it, committed
@@ -270,21 +274,24 @@ class Cache:
         found = self._buried.get(name, _NOTHING)
         return found if found.until > self._clock() else _NOTHING
 
-    async def _bury_all(self, names: Mapping[str, int], lsn: int) -> None:
-        await asyncio.gather(
+    async def _bury_all(self, names: Mapping[str, int], lsn: int) -> bool:
+        ends = await asyncio.gather(
             *(self._bury(name, lsn, xid) for name, xid in names.items()), return_exceptions=True
         )
+        return not any(isinstance(end, BaseException) for end in ends)
 
     async def _bury(self, name: str, lsn: int, xid: int) -> None:
         raw = tombstone(self._clock(), lsn)
         await self._redis.eval(INVALIDATE, [name], [raw, round(ttl.TOMBSTONE_S * 1000), lsn, xid or ""])
 
-    def _begin(self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int) -> _Flight:
+    def _begin(
+        self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int, floor: int
+    ) -> _Flight:
         """Find it in a task of its own, with the request's wanted_lsn; others join it unless it is for one reader."""
         flight = _Flight()
-        if not least:
+        if not floor:
             self._flights[str(key)] = flight
-        flight.task = self._start(key, flight, self._find(key, load, kind, least, flight))
+        flight.task = self._start(key, flight, self._find(key, load, kind, least, floor, flight))
         return flight
 
     def _start(
@@ -311,8 +318,17 @@ class Cache:
         return task
 
     async def _find(
-        self, key: Key, load: Callable[[], Awaitable[Any]], kind: Any, least: int, flight: _Flight
+        self,
+        key: Key,
+        load: Callable[[], Awaitable[Any]],
+        kind: Any,
+        least: int,
+        floor: int,
+        flight: _Flight,
     ) -> Held[Any]:
+        """An entry of Redis that shows what was committed up to `least`, or what is loaded from a server that has
+        replayed `floor`.
+        """
         text = str(key)
         seen = await self._look(text)
         now = self._clock()
@@ -333,7 +349,7 @@ class Cache:
                     self._refresh(key, load, seen)
                 return held
         self._count(key.kind, "database")
-        return await self._load(key, load, seen, max(least, buried.least), flight)
+        return await self._load(key, load, seen, max(least, floor, buried.least), flight)
 
     async def _load(
         self, key: Key, load: Callable[[], Awaitable[Any]], seen: Entry | None, least: int, flight: _Flight

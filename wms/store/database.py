@@ -41,6 +41,12 @@ wanted_lsn: ContextVar[str | None] = ContextVar("wanted_lsn", default=None)
 Whoever keeps copies of rows must not answer from them while it is set."""
 
 
+heard_lsn: ContextVar[str | None] = ContextVar("heard_lsn", default=None)
+"""Up to where the request at work must show what its sender has heard of (the generation of the gateway): rows are read
+where that is. A copy in Redis will do, because what a change makes wrong is buried there before anybody hears of it; a
+copy of this process will not, which may hear of it later."""
+
+
 class Unavailable(Exception):
     """The database did not answer in time; the call may be repeated after `retry_after_s` seconds."""
 
@@ -137,10 +143,10 @@ class Database:
     ) -> Rows:
         """The rows of a statement that changes nothing, from a replica, or of the `primary` as they are now.
 
-        With `min_lsn` (else with `wanted_lsn`) from one that has replayed so far, or else from the primary, which
-        has all of it: one round trip more, and within the deadlines of both. Raises Unavailable.
+        With `min_lsn` (else with `wanted_lsn` or `heard_lsn`) from one that has replayed so far, or else from the
+        primary, which has all of it: one round trip more, and within the deadlines of both. Raises Unavailable.
         """
-        least = min_lsn or wanted_lsn.get()
+        least = min_lsn or wanted_lsn.get() or heard_lsn.get()
         if least is not None and not primary:
             found = await self._call(
                 "read", statement, _unless_behind(statement, parameters, least), final=_whatever

@@ -21,7 +21,7 @@ from wms.api.problem import Problem
 from wms.api.selection import Selectable
 from wms.domain.roles import NOBODY
 from wms.log import RequestLog
-from wms.store.database import Commit, Statement, wanted_lsn
+from wms.store.database import Commit, Statement, heard_lsn, wanted_lsn
 
 
 class SkuParams(SelectPageParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,7 +39,7 @@ class Sku(msgspec.Struct, frozen=True):
 
 
 async def handler(_call: Call[Any, Any]) -> Reply:
-    return Reply({"seen": wanted_lsn.get()})
+    return Reply({"seen": wanted_lsn.get(), "heard": heard_lsn.get()})
 
 
 POLICY = CachePolicy(browser_s=10, surrogate_s=300, keys=("stock", "sku:{sku}"))
@@ -135,12 +135,14 @@ def test_if_none_match_compares_weakly(asked: bytes, expected: bool) -> None:
 
 
 def test_h1_a_reader_says_what_he_must_see() -> None:
-    assert ask(OPERATION, **{"WMS-Min-LSN": "A/1F"}).json == {"seen": "A/1F"}
-    assert ask(OPERATION).json == {"seen": None}
+    assert ask(OPERATION, **{"WMS-Min-LSN": "A/1F"}).json == {"seen": "A/1F", "heard": None}
+    assert ask(OPERATION, **{"WMS-Generation": "A/1F"}).json == {"seen": None, "heard": "A/1F"}
+    assert ask(OPERATION).json == {"seen": None, "heard": None}
     for wrong in ("", "1", "x/1", "0/123456789", "0/1;"):
-        error = the_error(ask(OPERATION, **{"WMS-Min-LSN": wrong}))
-        assert (error["field"], error["in"]) == ("WMS-Min-LSN", "header")
-    assert wanted_lsn.get() is None
+        for header in ("WMS-Min-LSN", "WMS-Generation"):
+            error = the_error(ask(OPERATION, **{header: wrong}))
+            assert (error["field"], error["in"]) == (header, "header")
+    assert wanted_lsn.get() is None and heard_lsn.get() is None
 
 
 def test_a_handler_that_hangs_is_given_up() -> None:

@@ -23,7 +23,7 @@ from wms.cache.near import Held, Near
 from wms.cache_metrics import CacheMetrics
 from wms.settings import RedisSettings, SettingsError, load
 from wms.store.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
-from wms.store.database import Commit, wanted_lsn
+from wms.store.database import Commit, heard_lsn, wanted_lsn
 from wms.store.redis import Redis, RedisUnavailable
 
 # Keys
@@ -330,6 +330,27 @@ def test_k3_a_read_with_an_lsn_takes_no_copy_that_may_be_older() -> None:
         # What it brought is known to be that new: good for the next one who asks for as much.
         assert await world.get() == 2 and len(world.loads) == loads
         wanted_lsn.reset(token)
+
+    play(story)
+
+
+def test_o4_a_change_of_the_tenant_leaves_the_entries_that_it_does_not_touch() -> None:
+    """The gateway's generation is of all the tenant's data: what Redis has is good until it is buried."""
+
+    async def story(world: World) -> None:
+        await world.get()
+        token = heard_lsn.set("0/BB")
+        # This process may not have heard of it yet, so its own copy is not asked.
+        assert await world.get() == 1 and len(world.loads) == 1
+        world.row = 2
+        await world.cache.bury({KEY: 0}, lsn_of("0/AA"))
+        assert await world.get() == 2
+        assert world.loads[1:] == ["0/BB"], "not loaded from a server that has replayed the generation"
+        heard_lsn.reset(token)
+        # What was loaded for the gateway is known to be that new.
+        wanted = wanted_lsn.set("0/BB")
+        assert await world.get() == 2 and len(world.loads) == 2
+        wanted_lsn.reset(wanted)
 
     play(story)
 
