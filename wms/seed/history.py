@@ -142,6 +142,8 @@ class History:
 
     def _take(self) -> Rows:
         rows, self._rows = self._rows, Rows()
+        # The ledger gives its ids as rows come, and its pages go by them; a line begins with its time.
+        rows.lines["inventory_transactions"].sort()
         return rows
 
     def _day(self, start: float, due: int, last: bool) -> None:

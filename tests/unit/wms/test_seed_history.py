@@ -50,6 +50,11 @@ def test_the_same_seed_gives_the_same_history_in_pieces_of_any_size() -> None:
     assert rows(one, "orders") != rows(simulate(replace(SIZE, seed=2))[1], "orders")
 
 
+def test_the_ledger_comes_in_the_order_of_time() -> None:
+    moments = [row["created_at"] for row in rows(simulate(SIZE, least=100)[1], "inventory_transactions")]
+    assert moments == sorted(moments)
+
+
 def test_a_piece_is_not_larger_than_asked_for_by_more_than_a_day() -> None:
     day = max(len(piece) for piece in simulate(SIZE, least=1)[1])
     assert max(len(piece) for piece in simulate(SIZE, least=100)[1]) < 100 + day
