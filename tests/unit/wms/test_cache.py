@@ -16,7 +16,7 @@ from redis.asyncio.connection import SSLConnection
 
 from tests.support.pki import Authority
 from wms.cache import keys, ttl
-from wms.cache.cache import Amend, Cache, Put
+from wms.cache.cache import Amend, Cache, Effect, Put
 from wms.cache.entry import FILL, INVALIDATE, WRITE, Entry, decode, encode, lsn_of, lsn_text
 from wms.cache.keys import Key
 from wms.cache.near import Held, Near
@@ -351,6 +351,24 @@ def test_o4_a_change_of_the_tenant_leaves_the_entries_that_it_does_not_touch() -
         wanted = wanted_lsn.set("0/BB")
         assert await world.get() == 2 and len(world.loads) == 2
         wanted_lsn.reset(wanted)
+
+    play(story)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_o4_a_change_says_whether_redis_has_heard_of_it(away: bool) -> None:
+    """Only then may the gateway ask for the tenant's data under a new generation, and be answered from Redis."""
+
+    async def story(world: World) -> None:
+        world.redis.away = away
+        effects: list[Effect] = [
+            KEY,
+            Put(keys.stock(7, "P"), 1),
+            Amend(keys.stock(7, "L"), lambda old: old, int),
+        ]
+        for effect in effects:
+            assert await world.cache.apply([effect], Commit("0/BB", 5, "0/AA")) is not away
+        assert await world.cache.apply([], Commit("0/BB")) is True
 
     play(story)
 

@@ -6,7 +6,8 @@ import pytest
 
 from stacks import spec
 from tests.support.asgi import Response, request
-from tests.unit.wms.test_service_api import AUTH, Harness
+from tests.unit.wms.test_service_api import AUTH, RECEIPT, Harness
+from tests.unit.wms.test_service_api import answer as moved
 from wms.api import session
 from wms.api.app import OPERATIONS, routes
 from wms.api.envelope import Envelope
@@ -15,6 +16,23 @@ from wms.api.envelope import Envelope
 def ask(api: Harness, headers: dict[str, str]) -> Response:
     known = routes(session.OPERATIONS, api.services)
     return request(Envelope(known, api.services, api.log), "GET", "/internal/session", headers=headers)
+
+
+@pytest.mark.parametrize(("heard", "generation"), [(True, "0/16B3748"), (False, "0/0")])
+def test_o4_a_change_is_a_new_generation_once_redis_has_nothing_older(heard: bool, generation: str) -> None:
+    api = Harness()
+    api.services.generations.read()
+    api.database.row = ("posted", moved(to_on_hand=12))
+
+    async def apply(*_: object) -> bool:
+        assert api.services.generations.of(7) == "0/0", (
+            "a new generation before Redis has heard of the change"
+        )
+        return heard
+
+    api.services.cache.apply = apply  # type: ignore[method-assign]
+    assert api.post(RECEIPT).status == 201
+    assert api.services.generations.of(7) == generation
 
 
 def test_k1_the_gateway_learns_tenant_roles_and_generation() -> None:
