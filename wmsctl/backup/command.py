@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wmsctl import context as contexts
-from wmsctl.backup import archive_command, escrow_command, retention_command
+from wmsctl.backup import archive_command, escrow_command, restore_command, retention_command
 from wmsctl.errors import Unreachable, Usage
 from wmsctl.invocation import Invocation, of
 
@@ -174,5 +174,6 @@ class _Access:
 
 
 retention_command.register(app, _Access())
+restore_command.register(app)
 escrow_command.register(app)
 archive_command.register(app, _Access())

@@ -143,6 +143,57 @@ class PgBackRest:
             raise meaning(code, "\n".join(log.errors), f"repo{repo}", self.node)
         return log
 
+    def restore(
+        self,
+        options: Sequence[str],
+        *,
+        repo: int,
+        work: str,
+        data: str = "",
+        told: Callable[[Copied], None],
+        deadline: Deadline,
+    ) -> None:
+        """Restore into `data` (this node's own folder without one), completing what is there by checksums.
+
+        `work` has a lock and a spool of its own: the node's archiving goes on beside. Recovery gets its WAL from the
+        same repository. Raises what `meaning` makes of an error.
+        """
+        config = self._settings.long_term_config if self._long_term(repo) else self._settings.archive_config
+        own = [f"--lock-path={work}/lock", *([f"--pg1-path={data}"] if data else [])]
+        fetch = " ".join(
+            [
+                *self._command(config, *own),
+                f"--spool-path={work}/spool",
+                "--log-level-console=off",
+                "archive-get",
+            ]
+        )
+        command = self._command(
+            config,
+            *own,
+            *options,
+            "--delta",
+            f'--recovery-option=restore_command={fetch} %f "%p"',
+            "--log-level-console=off",
+            "--log-level-stderr=detail",
+            "restore",
+        )
+        log = BackupLog()
+        with self._started(command, deadline) as child:
+            assert child.stderr is not None
+            for raw in child.stderr:
+                progress = log.read(raw.decode(errors="replace").rstrip("\n"))
+                if progress is not None:
+                    told(progress)
+            code = child.wait()
+        if code != 0 and "No space left" in (said := "\n".join(log.errors)):
+            raise Failed(
+                f"no space is left on {self.node}: {' '.join(said.split())[:300]}",
+                hint="free some, then run it again: it goes on where it was",
+            )
+        if code != 0:
+            raise meaning(code, "\n".join(log.errors), f"repo{repo}", self.node)
+
     def copy_wal(self, segments: Sequence[str], deadline: Deadline) -> None:
         """Bring WAL from the repository that PostgreSQL archives to into the long-term one. Again is harmless."""
         folder = f"{self._folder}/wal"
