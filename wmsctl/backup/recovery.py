@@ -101,14 +101,14 @@ def settings(control: str) -> dict[str, int]:
         raise Failed(f"pg_controldata does not tell of {error}") from error
 
 
-def configuration(folder: str, name: str, needed: Mapping[str, int]) -> str:
+def configuration(folder: str, data: str, name: str, needed: Mapping[str, int]) -> str:
     """postgresql.conf of a scratch instance: reached by its socket only, it archives nothing and waits for nobody.
 
     What it is to recover to stands in postgresql.auto.conf, from pgBackRest.
     """
     values = {
         **{setting: str(value) for setting, value in needed.items()},
-        "data_directory": f"'{folder}/data'",
+        "data_directory": f"'{data}'",
         "hba_file": f"'{folder}/pg_hba.conf'",
         "ident_file": f"'{folder}/pg_ident.conf'",
         "listen_addresses": "''",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from wmsctl.backup.windows import Window, merged
 from wmsctl.clients.pgbackrest import Copied
 from wmsctl.deadline import Deadline
 from wmsctl.errors import Failed, Refused, Unknown, Unreachable, WmsctlError
+from wmsctl.failover.proof import Proof
 from wmsctl.journal import Journal, Record
 from wmsctl.output import Printer, duration, size
 from wmsctl.steps import Steps
@@ -66,7 +67,7 @@ class Result:
     """One restore, as documented for `-o json` (wmsctl.backup.restore/v1)."""
 
     result: str
-    """planned or done."""
+    """planned, done, or undone (a restore in place that was abandoned)."""
     summary: str
     target: str
     name: str
@@ -90,6 +91,9 @@ class Result:
     """pg_amcheck found nothing."""
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    in_place: bool = False
+    proofs: tuple[Proof, ...] = ()
+    """In place: writes through each pooler."""
 
 
 class Tool(Protocol):
@@ -195,11 +199,11 @@ class Runner:
         node = self.world.where(request.node)
         name = request.name or named(request.target)
         place = self.world.place(node, name)
-        with nullcontext() if dry_run else self._alone():
-            self._bring_wal(request.target, deadline, dry_run=dry_run)
-            seen = self._look(deadline)
-            chosen = self._choose(request, seen)
-            planned = self._planned(chosen, place)
+        with nullcontext() if dry_run else self.exclusively():
+            self.bring_wal(request.target, deadline, dry_run=dry_run)
+            seen = self.look(deadline)
+            chosen = self.choose(request, seen)
+            planned = self.planned(chosen, place)
             again = self._taken_up(place, request.target, deadline)
             self._room(chosen, place, request.reserve, deadline)
             if dry_run:
@@ -220,7 +224,7 @@ class Runner:
                 self.world.place(found[0].node, name).drop(deadline)
         return found[0]
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def exclusively(self) -> AbstractContextManager[None]:
         """No expiry meanwhile. Without a primary there is none anyway: a restore must not need one."""
         try:
             return self.world.alone(self.world.primary(), "backup restore")
@@ -228,7 +232,7 @@ class Runner:
             self.printer.warn(f"{error.message}: the restore goes on without the lock of the backups")
             return nullcontext()
 
-    def _bring_wal(self, target: Target, deadline: Deadline, *, dry_run: bool) -> None:
+    def bring_wal(self, target: Target, deadline: Deadline, *, dry_run: bool) -> None:
         """Have the primary send the WAL that it is writing, where the target may be in it."""
         recent = target.at is not None and datetime.now(UTC) - target.at < RECENT
         if dry_run or not (recent or target.kind in ("latest", "lsn", "xid", "name")):
@@ -238,7 +242,7 @@ class Runner:
         except WmsctlError as error:
             self.printer.warn(f"the newest WAL was not brought into the archive: {error.message}")
 
-    def _look(self, deadline: Deadline) -> Seen:
+    def look(self, deadline: Deadline) -> Seen:
         try:
             segment_bytes = self.world.segment_bytes(self.world.primary())
         except WmsctlError:
@@ -248,7 +252,7 @@ class Runner:
             self.printer.warn(trouble)
         return seen
 
-    def _choose(self, request: Request, seen: Seen) -> RestorePlan:
+    def choose(self, request: Request, seen: Seen) -> RestorePlan:
         found = plan(
             situation(self.world, self.journal, seen),
             request.target,
@@ -289,7 +293,7 @@ class Runner:
                 hint="restore on another node (--on), free space, or keep less free (--reserve)",
             )
 
-    def _planned(self, chosen: RestorePlan, place: Place) -> Result:
+    def planned(self, chosen: RestorePlan, place: Place) -> Result:
         backup, ahead = chosen.backup, chosen.forecast
         steps = (
             f"copy {size(backup.size)} of {backup.name} to {place.folder} on {place.node}",
@@ -384,7 +388,7 @@ class Runner:
         if request.check:
             with steps.step("check", "checking tables and indexes (pg_amcheck)"):
                 seconds["check"] = check(place, deadline)
-        place.write("state.json", _json({**state, "state": "ready", "reached": _facts(found)}), deadline)
+        place.write("state.json", _json({**state, "state": "ready", "reached": facts_of(found)}), deadline)
         replayed = wal.position(found.lsn) - chosen.backup.lsn_start
         taken = [
             # What was there already was not copied: its time says nothing.
@@ -400,7 +404,7 @@ class Runner:
             f" in {duration(sum(seconds.values()))} (forecast {duration(chosen.forecast.usual)})",
             operation=record.id,
             steps=(),
-            reached=_facts(found),
+            reached=facts_of(found),
             seconds={phase: round(took, 3) for phase, took in seconds.items()},
             checked=request.check,
         )
@@ -427,7 +431,11 @@ class Runner:
 
 
 def follow(
-    place: Place, chosen: RestorePlan, say: Callable[[str], None], deadline: Deadline
+    place: Place,
+    chosen: RestorePlan,
+    say: Callable[[str], None],
+    deadline: Deadline,
+    overrides: Mapping[str, str] = recovery.ISOLATION,
 ) -> tuple[float, float]:
     """Start the server and wait until recovery has ended; seconds of replay, and of all around it.
 
@@ -436,7 +444,7 @@ def follow(
     log, offset = Log(), 0
     told = Progress(say, chosen.forecast, "replay")
     started = time.monotonic()
-    place.start(deadline)
+    place.start(deadline, overrides)
     redo: float | None = None
     try:
         while not log.ready:
@@ -497,7 +505,7 @@ def check(place: Place, deadline: Deadline) -> float:
     return time.monotonic() - started
 
 
-def _facts(found: Reached) -> dict[str, Any]:
+def facts_of(found: Reached) -> dict[str, Any]:
     return {
         "lsn": found.lsn,
         "time": found.time.isoformat() if found.time else None,

@@ -66,8 +66,10 @@ class Scratch:
 class Place:
     """The folder of one scratch instance, and what is done there."""
 
-    def __init__(self, shell: Shell, settings: Backup, version: int, node: str, name: str) -> None:
-        """Raises Usage for a name that will not do, or a folder too deep for a socket."""
+    def __init__(
+        self, shell: Shell, settings: Backup, version: int, node: str, name: str, *, data: str = ""
+    ) -> None:
+        """`data`: a data folder elsewhere. Raises Usage for a name that will not do, or a path too long for a socket."""
         if not NAME.match(name):
             raise Usage(
                 f"{name!r} is no name of a scratch instance",
@@ -76,7 +78,7 @@ class Place:
         self._shell, self._process, self.node, self.name = shell, settings.process, node, name
         self.root = f"{shell.folder(node, settings.process).rsplit('/', 1)[0]}/scratch"
         self.folder = f"{self.root}/{name}"
-        self.data = f"{self.folder}/data"
+        self.data = data or f"{self.folder}/data"
         self.binaries = f"/usr/lib/postgresql/{version}/bin"
         if len(f"{self.folder}/.s.PGSQL.5432") > SOCKET_BYTES:
             raise Usage(f"the path {self.folder} is too long for a socket", hint="give a shorter --name")
@@ -104,9 +106,24 @@ class Place:
 
     def prepare(self, state: Mapping[str, Any], deadline: Deadline) -> None:
         """Make its folders, whole or what is missing of them."""
-        script = 'umask 077; mkdir -p "$0/data" "$0/lock" "$0/spool"'
-        self.run(["/bin/sh", "-c", script, self.folder], deadline)
+        self.folders(deadline)
         self.write("state.json", json.dumps(state), deadline)
+
+    def folders(self, deadline: Deadline) -> None:
+        """Make what is missing of its folders."""
+        script = 'umask 077; mkdir -p "$0/lock" "$0/spool" "$1"'
+        self.run(["/bin/sh", "-c", script, self.folder, self.data], deadline)
+
+    def discard(self, deadline: Deadline) -> None:
+        """Remove the folder; data that are elsewhere stay."""
+        self.run(["/bin/sh", "-c", 'rm -rf "$0"; rmdir "${0%/*}" 2> /dev/null; :', self.folder], deadline)
+
+    def unarchived(self, deadline: Deadline) -> list[str]:
+        """WAL that its server has written and nobody has archived."""
+        script = (
+            'cd "$0/pg_wal/archive_status" && for f in *.ready; do [ -e "$f" ] && echo "${f%.ready}"; done; :'
+        )
+        return self.run(["/bin/sh", "-c", script, self.data], deadline).output.decode().split()
 
     def write(self, name: str, text: str, deadline: Deadline) -> None:
         """Write a file that holds no secret; whole or not at all."""
@@ -126,7 +143,7 @@ class Place:
         """Write the server's files; bytes of a WAL segment."""
         ended = self.run([f"{self.binaries}/pg_controldata", self.data], deadline)
         control = ended.output.decode(errors="replace")
-        text = recovery.configuration(self.folder, self.name, recovery.settings(control))
+        text = recovery.configuration(self.folder, self.data, self.name, recovery.settings(control))
         self.write("postgresql.conf", text, deadline)
         self.write("pg_hba.conf", HBA, deadline)
         self.write("pg_ident.conf", IDENT, deadline)
