@@ -219,7 +219,8 @@ class InPlace:
             name="",
             socket="",
             in_place=True,
-            summary=f"{chosen.target} from {chosen.backup.name} in place, on {node}: {chosen.forecast}, and the replicas",
+            summary=f"{chosen.target} from {chosen.backup.name} in place, on {node}: {chosen.forecast},"
+            " and the replicas",
             steps=(
                 f"stop the cluster: the replicas, then {leader or 'whoever leads'}",
                 f"restore {chosen.backup.name} on {node}, {how}",
@@ -268,7 +269,7 @@ class InPlace:
         planned: Result,
         deadline: Deadline,
     ) -> Result:
-        """All steps, without those that `before` tells to be done. What fails stays open, to be resumed or abandoned."""
+        """All steps but those that `before` tells to be done. What fails stays open, to be resumed or abandoned."""
         started = time.monotonic()
         steps = Steps(record, self.printer.progress)
         node, leader = arguments["node"], arguments["leader"]

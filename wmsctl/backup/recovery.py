@@ -72,7 +72,7 @@ class Log:
             elif "database system is ready to accept connections" in line:
                 self.ready = True
             # A client that came too early is no trouble of the server's.
-            elif found := re.search(r"(?:FATAL|PANIC): +(?!the database system is)(.*)", line):
+            elif found := re.search(r"(?:FATAL|PANIC):(?! *the database system is) *(.*)", line):
                 self.fatal.append(printable(found[1], 300))
 
 

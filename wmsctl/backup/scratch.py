@@ -69,7 +69,7 @@ class Place:
     def __init__(
         self, shell: Shell, settings: Backup, version: int, node: str, name: str, *, data: str = ""
     ) -> None:
-        """`data`: a data folder elsewhere. Raises Usage for a name that will not do, or a path too long for a socket."""
+        """`data`: a data folder elsewhere. Raises Usage for a name that will not do, or too long for a socket."""
         if not NAME.match(name):
             raise Usage(
                 f"{name!r} is no name of a scratch instance",
