@@ -52,6 +52,7 @@ def moment(platform: Live) -> datetime:
     """Now, by the primary's clock, with a commit before and one after it."""
     ((at,),) = platform.on(platform.leader(), "SELECT clock_timestamp()")
     time.sleep(0.05)
+    assert isinstance(at, datetime)
     return at.astimezone(UTC)
 
 

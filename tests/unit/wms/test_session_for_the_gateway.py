@@ -30,7 +30,7 @@ def test_o4_a_change_is_a_new_generation_once_redis_has_nothing_older(heard: boo
         )
         return heard
 
-    api.services.cache.apply = apply  # type: ignore[method-assign]
+    api.services.cache.apply = apply  # type: ignore[method-assign,assignment]
     assert api.post(RECEIPT).status == 201
     assert api.services.generations.of(7) == generation
 
