@@ -366,7 +366,7 @@ class InPlace:
             for each in sorted(self.ground.members, key=lambda each: each != leader):
                 self.ground.start(each)
             self.ground.follow(self._led(deadline), deadline)
-        reason = f"{len(left)} WAL files of {leader} are in no archive, from {left[0]} on; what is in them would be lost"
+        reason = f"{len(left)} WAL files of {leader}, from {left[0]} on, are in no archive: their commits would be lost"
         record.finish("refused", reason=reason)
         raise Refused(
             f"{reason}. The cluster was started again",
