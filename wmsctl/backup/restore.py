@@ -27,7 +27,6 @@ from wmsctl.backup.windows import Window, merged
 from wmsctl.clients.pgbackrest import Copied
 from wmsctl.deadline import Deadline
 from wmsctl.errors import Failed, Refused, Unknown, Unreachable, WmsctlError
-from wmsctl.failover.proof import Proof
 from wmsctl.journal import Journal, Record
 from wmsctl.output import Printer, duration, size
 from wmsctl.steps import Steps
@@ -67,7 +66,7 @@ class Result:
     """One restore, as documented for `-o json` (wmsctl.backup.restore/v1)."""
 
     result: str
-    """planned, done, or undone (a restore in place that was abandoned)."""
+    """planned or done."""
     summary: str
     target: str
     name: str
@@ -91,9 +90,6 @@ class Result:
     """pg_amcheck found nothing."""
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
-    in_place: bool = False
-    proofs: tuple[Proof, ...] = ()
-    """In place: writes through each pooler."""
 
 
 class Tool(Protocol):

@@ -11,7 +11,6 @@ from wmsctl.errors import Usage
 from wmsctl.invocation import Invocation, of
 
 if TYPE_CHECKING:
-    from wmsctl.backup.inplace import InPlace
     from wmsctl.backup.restore import Result, Runner
     from wmsctl.backup.scratch import Scratch
     from wmsctl.backup.world import World
@@ -65,21 +64,7 @@ def register(app: typer.Typer) -> None:
         reserve: Annotated[
             float, typer.Option("--reserve", metavar="MB", min=0, help="What has to stay free on the disk.")
         ] = 1000.0,
-        in_place: Annotated[
-            bool, typer.Option("--in-place", help="Stop the cluster, and form it anew from what is restored.")
-        ] = False,
-        full: Annotated[
-            bool, typer.Option("--full", help="In place: remove the data first, trust no file that is there.")
-        ] = False,
-        allow_data_loss: Annotated[
-            bool,
-            typer.Option("--allow-data-loss", help="In place: what was committed after the target may go."),
-        ] = False,
-        abandon: Annotated[
-            bool, typer.Option("--abandon", help="Bring back the cluster of an interrupted restore in place.")
-        ] = False,
         deadline: Deadline = 43_200.0,
-        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
         dry_run: DryRun = False,
     ) -> None:
         """Restore into a scratch instance beside the platform, and prove that it is at the moment asked for.
@@ -87,16 +72,12 @@ def register(app: typer.Typer) -> None:
         It is reached by a socket on its node only, archives nothing, and nothing that runs is touched. Killed in the
         middle, the same command takes it up again.
 
-        With --in-place the cluster itself goes back: it is stopped, one replica is restored and promoted on a new
-        timeline, the others follow it. Killed in the middle, the same command finishes it, or --abandon undoes it.
-
         \b
         Examples:
           wmsctl backup restore --to latest --dry-run
           wmsctl backup restore --to time=2026-11-24T13:00:00Z --name before-the-deploy --check
           wmsctl backup restore --to backup=20261124-000004F --on pg-4
         """
-        from wmsctl.backup.inplace import Terms
         from wmsctl.backup.restore import Request
         from wmsctl.backup.restore_plan import target
 
@@ -111,17 +92,7 @@ def register(app: typer.Typer) -> None:
             check,
             round(reserve * MEGABYTE),
         )
-        if not in_place and (full or allow_data_loss):
-            raise Usage("--full and --allow-data-loss go with --in-place")
-        if abandon:
-            result = _in_place(invocation).abandon(deadline_s=deadline, yes=yes)
-        elif in_place:
-            if name or check:
-                raise Usage("--name and --check go with a scratch instance, not with --in-place")
-            terms = Terms(full, allow_data_loss, yes)
-            result = _in_place(invocation).run(to, request, terms, deadline_s=deadline, dry_run=dry_run)
-        else:
-            result = _runner(invocation).run(request, deadline_s=deadline, dry_run=dry_run)
+        result = _runner(invocation).run(request, deadline_s=deadline, dry_run=dry_run)
         invocation.printer.document("backup.restore", result, lambda printer: _result(printer, result))
 
 
@@ -194,14 +165,6 @@ def _runner(invocation: Invocation) -> Runner:
     return Runner(_world(invocation), invocation.journal, invocation.audit, invocation.printer)
 
 
-def _in_place(invocation: Invocation) -> InPlace:
-    from wmsctl.backup.ground import Ground
-    from wmsctl.backup.inplace import InPlace
-
-    ground = Ground(invocation.clients)
-    return InPlace(_world(invocation), ground, invocation.journal, invocation.audit, invocation.printer)
-
-
 def _result(printer: Printer, result: Result) -> None:
     printer.text(f"{result.result}: {result.summary}", "dim" if result.result == "planned" else "good")
     for number, step in enumerate(result.steps, 1):
@@ -213,8 +176,6 @@ def _result(printer: Printer, result: Result) -> None:
         )
         if result.socket:
             printer.text(f"  psql -h {result.socket} -U postgres")
-    for proof in result.proofs:
-        printer.text(f"  a write through {proof.via} on timeline {proof.timeline}")
     for note in (*result.notes, *result.passed_over):
         printer.text(f"  {note}")
 

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 
 from wmsctl.backup import access, lock, settings
 from wmsctl.backup.engine import Engine
-from wmsctl.backup.ground import AGENT
 from wmsctl.backup.scratch import Place, Scratch, instances
 from wmsctl.backup.source import Source, choose
 from wmsctl.clients.connect import Clients
@@ -71,20 +70,6 @@ class World:
 
     def place(self, node: str, name: str) -> Place:
         return Place(self._shell, self._settings, self._inventory.postgres.version, node, name)
-
-    def member_place(self, node: str, name: str) -> Place:
-        """Like `place`, with the data of the node's own server."""
-        data = f"{self._shell.folder(node, AGENT)}/data"
-        return Place(self._shell, self._settings, self._inventory.postgres.version, node, name, data=data)
-
-    def archive_command(self, node: str) -> str:
-        """What hands a WAL segment of `node` to the archive."""
-        settings = self._settings
-        folder = self._shell.folder(node, settings.process)
-        return (
-            f"{settings.program} --config={folder}/{settings.archive_config} --stanza={settings.stanza}"
-            " archive-push %p"
-        )
 
     def scratches(self, deadline: Deadline) -> list[Scratch]:
         """Every scratch instance of the platform, on nodes that are on."""

@@ -1,31 +1,21 @@
-"""What a recovery's log, history and position tell; a restore in place on a cluster in memory, killed at each step."""
+"""What a recovery's log, history and position tell."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.wmsctl.backup.test_restore_plan import Place as Repository
 from tests.unit.wmsctl.backup.test_restore_plan import at, planned
-from wmsctl.audit import Audit
-from wmsctl.backup import inplace, recovery, restore, wal
-from wmsctl.backup.inplace import KIND, InPlace, Terms
+from wmsctl.backup import recovery, wal
 from wmsctl.backup.recovery import Log, Reached
-from wmsctl.backup.restore import Request, named
+from wmsctl.backup.restore import named
 from wmsctl.backup.restore_plan import RestorePlan, target
 from wmsctl.clients.postgres import lsn_text
-from wmsctl.errors import Failed, Refused
-from wmsctl.failover.proof import Proof
-from wmsctl.journal import Journal
-from wmsctl.output import Format, Printer
+from wmsctl.errors import Failed
 
 LOG = """2026-11-24 15:16:31.591 GMT [1] LOG:  starting archive recovery
 2026-11-24 15:16:32.430 GMT [1] LOG:  restored log file "000000010000000000000006" from archive
@@ -156,207 +146,3 @@ def test_the_same_target_names_the_same_instance(text: str, name: str) -> None:
 
 
 # In place
-
-
-class Dead(BaseException):
-    """wmsctl was killed."""
-
-
-@dataclass
-class Cluster:
-    """World and ground of a restore in place. `dies_at`: the call before which wmsctl is killed."""
-
-    plan: RestorePlan = field(default_factory=chosen)
-    lead: str = "pg-1"
-    unarchived: list[str] = field(default_factory=list)
-    dies_at: str = ""
-    calls: list[str] = field(default_factory=list)
-    running: set[str] = field(default_factory=lambda: {"pg-1", "pg-2", "pg-3"})
-    kept: set[str] = field(default_factory=lambda: {"pg-1", "pg-2", "pg-3"})
-    """Members that have the data from before."""
-    stale: bool = True
-    members: tuple[str, ...] = ("pg-1", "pg-2", "pg-3")
-
-    def did(self, what: str) -> None:
-        if self.dies_at == what:
-            raise Dead
-        self.calls.append(what)
-
-    # Ground
-
-    def leader(self) -> str:
-        return self.lead if self.lead in self.running else ""
-
-    def paused(self) -> bool:
-        return False
-
-    def stop(self, node: str, deadline: Any) -> None:
-        self.did(f"stop {node}")
-        self.running.discard(node)
-
-    def start(self, node: str) -> None:
-        self.did(f"start {node}")
-        self.running.add(node)
-
-    def forget(self) -> tuple[str, ...]:
-        self.did("forget")
-        assert not self.running, "the store is cleared under running members"
-        self.stale = False
-        return ("sync",)
-
-    def led_by(self, node: str, deadline: Any) -> int:
-        self.did("lead")
-        assert node in self.running and not self.stale
-        self.lead = node
-        return 3
-
-    def follow(self, leader: str, deadline: Any) -> tuple[str, ...]:
-        self.did("follow")
-        return ()
-
-    def prove(self, operation: str, deadline: Any) -> tuple[Proof, ...]:
-        self.did("prove")
-        return (Proof("proxy-1:6432", 3, 7, 1.0),)
-
-    # World
-
-    def where(self, node: str) -> str:
-        return node
-
-    def primary(self) -> str:
-        return self.lead
-
-    @contextmanager
-    def alone(self, primary: str, what: str = "") -> Iterator[None]:
-        yield
-
-    def switch_wal(self, primary: str, deadline: Any) -> None:
-        self.did("switch wal")
-
-    def archive_command(self, node: str) -> str:
-        return "true"
-
-    def tool(self, node: str) -> Any:
-        def restore(options: Sequence[str], **_: Any) -> None:
-            self.did("copy")
-            assert not self.running, "a member is restored under a running cluster"
-            self.kept.discard(node)
-
-        return SimpleNamespace(restore=restore)
-
-    def member_place(self, node: str, name: str) -> Any:
-        def nothing(*_: Any, **__: Any) -> None:
-            return None
-
-        def empty(_: Any) -> None:
-            self.did(f"empty {node}")
-            self.kept.discard(node)
-
-        return SimpleNamespace(
-            node=node,
-            name=name,
-            folder="/s",
-            folders=nothing,
-            stop=nothing,
-            discard=nothing,
-            query=nothing,
-            empty=empty,
-            usable=lambda _: True,
-            configure=lambda _: wal.SEGMENT_BYTES,
-            unarchived=lambda _: self.unarchived,
-        )
-
-
-class Desk:
-    """Restores in place over a cluster in memory."""
-
-    def __init__(self, folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cluster, self.journal = cluster, Journal(folder)
-        printer = Printer(Format.table, stdout=io.StringIO(), stderr=io.StringIO())
-        world: Any = cluster
-        self.restores = InPlace(world, cluster, self.journal, Audit(folder / "audit.jsonl", "test"), printer)
-        monkeypatch.setattr(restore.Runner, "look", lambda *_: None)
-        monkeypatch.setattr(restore.Runner, "choose", lambda *_: cluster.plan)
-        monkeypatch.setattr(inplace, "follow", self._replay)
-        monkeypatch.setattr(inplace, "arrived", lambda _: reached(cluster.plan))
-
-    def _replay(
-        self, place: Any, plan: RestorePlan, say: Any, deadline: Any, overrides: Mapping[str, str]
-    ) -> Any:
-        assert overrides["archive_mode"] == "on" and overrides["listen_addresses"] == ""
-        self.cluster.did("replay")
-        return 1.0, 1.0
-
-    def run(self, text: str = "", *, loss: bool = True, dry_run: bool = False) -> restore.Result:
-        text = text or at(20.5)
-        terms = Terms(allow_data_loss=loss, yes=True)
-        return self.restores.run(text, Request(target(text)), terms, deadline_s=10, dry_run=dry_run)
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(tmp_path, Cluster(), monkeypatch)
-
-
-def test_in_place_one_replica_is_restored_and_the_others_keep_their_data_until_it_leads(desk: Desk) -> None:
-    done = desk.run()
-    assert done.result == "done" and done.in_place and done.reached is not None
-    assert desk.cluster.calls == [
-        *("stop pg-2", "stop pg-3", "stop pg-1", "copy", "replay", "forget"),
-        *("start pg-3", "lead", "start pg-1", "start pg-2", "start pg-3", "follow", "prove"),
-    ]
-    assert desk.cluster.kept == {"pg-1", "pg-2"}
-    assert desk.journal.unfinished(kind=KIND) == []
-
-
-def test_commits_are_not_thrown_away_unasked(desk: Desk) -> None:
-    with pytest.raises(Refused, match=r"everything that was committed since .* will be lost"):
-        desk.run(loss=False)
-    assert desk.run(dry_run=True).result == "planned"
-    assert desk.cluster.calls == []
-
-
-def test_latest_loses_nothing_or_is_refused_with_the_cluster_running_again(desk: Desk) -> None:
-    desk.cluster.plan = chosen("latest")
-    desk.cluster.unarchived = ["000000010000000000000030"]
-    with pytest.raises(Refused, match="000000010000000000000030"):
-        desk.run("latest", loss=False)
-    assert desk.cluster.running == set(desk.cluster.members) and "copy" not in desk.cluster.calls
-    assert desk.journal.history(kind=KIND)[0].result == "refused"
-    desk.cluster.unarchived = []
-    assert desk.run("latest", loss=False).result == "done"
-
-
-MOMENTS = ["stop pg-2", "stop pg-1", "copy", "replay", "forget", "start pg-3", "lead", "follow", "prove"]
-
-
-@pytest.mark.parametrize("dies_at", MOMENTS)
-def test_killed_anywhere_the_same_command_finishes(desk: Desk, dies_at: str) -> None:
-    desk.cluster.dies_at = dies_at
-    with pytest.raises(Dead):
-        desk.run()
-    desk.cluster.dies_at = ""
-    with pytest.raises(Refused, match="was interrupted"):
-        desk.run("latest")
-    done = desk.run()
-    assert done.result == "done" and done.reached is not None
-    assert desk.cluster.lead == "pg-3" and desk.cluster.running == set(desk.cluster.members)
-    assert desk.cluster.calls.count("copy") <= 2 and desk.journal.unfinished(kind=KIND) == []
-
-
-@pytest.mark.parametrize("dies_at", MOMENTS)
-def test_killed_anywhere_it_can_be_abandoned_until_the_store_is_cleared(desk: Desk, dies_at: str) -> None:
-    desk.cluster.dies_at = dies_at
-    with pytest.raises(Dead):
-        desk.run()
-    desk.cluster.dies_at = ""
-    if MOMENTS.index(dies_at) >= MOMENTS.index("forget"):
-        with pytest.raises(Refused, match="no way back"):
-            desk.restores.abandon(deadline_s=5, yes=True)
-        return
-    assert desk.restores.abandon(deadline_s=5, yes=True).result == "undone"
-    assert desk.cluster.lead == "pg-1" and desk.cluster.running == set(desk.cluster.members)
-    assert {"pg-1", "pg-2"} <= desk.cluster.kept and desk.cluster.stale
-    assert desk.journal.unfinished(kind=KIND) == []
-    with pytest.raises(Refused, match="no restore in place"):
-        desk.restores.abandon(deadline_s=5, yes=True)
