@@ -16,6 +16,9 @@ from wmsctl.hosts import POWER_OFF, LocalPower
 from wmsctl.inventory import Inventory
 
 SETPRIV = "/usr/bin/setpriv"
+UNDER = ("/bin/sh", "-c", '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"', "sh")
+"""Runs a command as a child of $1. Who dies before setpriv has asked for a signal at his death gives none: then the
+command has another parent already, and does not begin."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -57,7 +60,7 @@ class LocalShell:
                 hint="run wmsctl as root or as the user who runs the platform's servers",
             )
         return subprocess.Popen(
-            [SETPRIV, "--pdeathsig=TERM", *become, "--", *command],
+            [SETPRIV, "--pdeathsig=TERM", *become, "--", *UNDER, str(os.getpid()), *command],
             cwd=folder,
             # Backups are named by their time: everywhere that of UTC.
             env={
